@@ -1,0 +1,175 @@
+/// The small, shared truth of a pool: which disks, which spaces, who may vote.
+/// Two alternating slots on every disk; then the witness; then it takes effect.
+public struct Configuration: Hashable, Sendable {
+    public var poolUUID: PoolUUID
+    public var poolName: String
+    /// Compares as (poolEpoch, sequence).
+    public var version: ConfigurationVersion
+    public var nextDiskNumber: UInt16
+    public var nextLineage: UInt64
+    /// Grows at each grant of any slab in the pool; slab generations come from it.
+    public var nextGeneration: UInt64
+    /// Set by a clean `pool export`: the pool may be opened on a host without its witness.
+    public var exported: Bool
+    public var disks: [DiskRecord]
+    public var spaces: [SpaceRecord]
+    public var voters: [DiskNumber]
+    public var departures: [Departure]
+
+    public init(
+        poolUUID: PoolUUID, poolName: String, version: ConfigurationVersion, nextDiskNumber: UInt16,
+        nextLineage: UInt64, nextGeneration: UInt64, exported: Bool, disks: [DiskRecord],
+        spaces: [SpaceRecord], voters: [DiskNumber], departures: [Departure]
+    ) {
+        self.poolUUID = poolUUID
+        self.poolName = poolName
+        self.version = version
+        self.nextDiskNumber = nextDiskNumber
+        self.nextLineage = nextLineage
+        self.nextGeneration = nextGeneration
+        self.exported = exported
+        self.disks = disks
+        self.spaces = spaces
+        self.voters = voters
+        self.departures = departures
+    }
+}
+
+public struct ConfigurationVersion: Hashable, Sendable, Comparable {
+    public var poolEpoch: UInt64
+    public var sequence: UInt64
+    public init(poolEpoch: UInt64, sequence: UInt64) {
+        self.poolEpoch = poolEpoch
+        self.sequence = sequence
+    }
+    public static func < (a: ConfigurationVersion, b: ConfigurationVersion) -> Bool {
+        (a.poolEpoch, a.sequence) < (b.poolEpoch, b.sequence)
+    }
+}
+
+public struct DiskRecord: Hashable, Sendable {
+    public var number: DiskNumber
+    public var uuid: PoolUUID
+    public var sizeBytes: UInt64
+    public var mediaClass: MediaClass
+    public var state: DiskState
+    /// Fault domain tags, each at most 64 bytes of UTF-8; empty where unset.
+    public var enclosure: String
+    public var node: String
+    public var rack: String
+    /// Where it was last found (at most 1,024 bytes of UTF-8); a hint for the search, nothing more.
+    public var pathHint: String
+
+    public init(
+        number: DiskNumber, uuid: PoolUUID, sizeBytes: UInt64, mediaClass: MediaClass,
+        state: DiskState, enclosure: String, node: String, rack: String, pathHint: String
+    ) {
+        self.number = number
+        self.uuid = uuid
+        self.sizeBytes = sizeBytes
+        self.mediaClass = mediaClass
+        self.state = state
+        self.enclosure = enclosure
+        self.node = node
+        self.rack = rack
+        self.pathHint = pathHint
+    }
+}
+
+public enum DiskState: UInt8, Sendable, CaseIterable {
+    case online = 1, offline, missing, failed, retired, rebuilding
+}
+
+public enum ResiliencyKind: UInt8, Sendable, CaseIterable {
+    case simple = 1, mirror2, mirror3, parity1, parity2
+    /// Copies of each byte of a simple or mirror space.
+    public var copies: Int {
+        switch self {
+        case .simple: 1
+        case .mirror2: 2
+        case .mirror3: 3
+        case .parity1, .parity2: 1
+        }
+    }
+    /// Disks that may be lost.
+    public var tolerance: Int {
+        switch self {
+        case .simple: 0
+        case .mirror2, .parity1: 1
+        case .mirror3, .parity2: 2
+        }
+    }
+}
+
+public struct SpaceRecord: Hashable, Sendable {
+    public var lineage: Lineage
+    /// At most 64 bytes of UTF-8, unique in the pool.
+    public var name: String
+    public var sizeBytes: UInt64
+    public var resiliency: ResiliencyKind
+    public var copies: UInt8
+    /// Data columns as asked for; 0 means chosen per slab group.
+    public var columns: UInt16
+    public var interleaveBytes: UInt32
+    public var flags: SpaceFlags
+    public var whenFull: WhenFull
+    /// Why writes are refused, in words for people; empty while they are not.
+    public var readOnlyReason: String
+    /// 0: no such tier, no such cache. Their rooms; their logic comes later.
+    public var ssdTierBytes: UInt64
+    public var ssdResiliency: UInt8
+    public var writeCacheBytes: UInt64
+    /// The copies of the space's root piece; the root names the rest.
+    public var root: [PieceAddress]
+    /// Which entries of `root` are current (bit i: entry i): the others missed something.
+    public var currentCopies: UInt8
+    /// The node that runs the space's engine; empty on one machine.
+    public var owner: String
+
+    public init(
+        lineage: Lineage, name: String, sizeBytes: UInt64, resiliency: ResiliencyKind,
+        copies: UInt8, columns: UInt16, interleaveBytes: UInt32, flags: SpaceFlags,
+        whenFull: WhenFull, readOnlyReason: String, ssdTierBytes: UInt64, ssdResiliency: UInt8,
+        writeCacheBytes: UInt64, root: [PieceAddress], currentCopies: UInt8, owner: String
+    ) {
+        self.lineage = lineage
+        self.name = name
+        self.sizeBytes = sizeBytes
+        self.resiliency = resiliency
+        self.copies = copies
+        self.columns = columns
+        self.interleaveBytes = interleaveBytes
+        self.flags = flags
+        self.whenFull = whenFull
+        self.readOnlyReason = readOnlyReason
+        self.ssdTierBytes = ssdTierBytes
+        self.ssdResiliency = ssdResiliency
+        self.writeCacheBytes = writeCacheBytes
+        self.root = root
+        self.currentCopies = currentCopies
+        self.owner = owner
+    }
+}
+
+public struct SpaceFlags: OptionSet, Hashable, Sendable {
+    public var rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    public static let noChecksums = SpaceFlags(rawValue: 1)
+    public static let fixed = SpaceFlags(rawValue: 2)
+    public static let readOnly = SpaceFlags(rawValue: 4)
+}
+
+public enum WhenFull: UInt8, Sendable, CaseIterable { case wait = 1, enospc }
+
+/// A disk that left a space: recorded before the first acknowledgement without it.
+public struct Departure: Hashable, Sendable {
+    public var disk: DiskNumber
+    public var lineage: Lineage
+    public var generation: UInt64
+
+    public init(disk: DiskNumber, lineage: Lineage, generation: UInt64) {
+        self.disk = disk
+        self.lineage = lineage
+        self.generation = generation
+    }
+}
