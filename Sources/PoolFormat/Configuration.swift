@@ -1,6 +1,37 @@
 /// The small, shared truth of a pool: which disks, which spaces, who may vote.
 /// Two alternating slots on every disk; then the witness; then it takes effect.
+///
+///      0 ..... header (owner: pool UUID, sequence: sequence, index: pool epoch)
+///     64       68       72       76           80          84          88
+///     +--------+--------+--------+------------+-----------+-----------+
+///     | disks  | spaces | voters | departures | next disk | flags     |
+///     +--------+--------+--------+------------+-----------+-----------+
+///     | next lineage    | next generation     | zero (24)             |
+///     +-----------------+---------------------+-----------------------+ 128
+///     | pool name, disks, spaces, voters, departures, as counted, packed |
+///     +-------------------------------------------------------------------+ length
+///     zeros to the next 4 KiB; behind that the slot holds what it held
+///
+///     disk:   | number 2 | media 1 | state 1 | zero 4 | UUID 16 | size 8 | zero 16 |
+///             | enclosure | node | rack | path hint |        (texts: length 2, UTF-8)
+///     space:  | lineage 8 | size 8 | resiliency 1 | copies 1 | columns 2 | interleave 4 |
+///             | flags 4 | when full 1 | SSD resiliency 1 | current 1 | roots 1 |
+///             | SSD tier 8 | write cache 8 | 3 piece addresses 24 | zero 24 |
+///             | name | read-only reason | owner |
+///     voter:  | disk 2 |      departure: | disk 2 | zero 6 | lineage 8 | generation 8 |
+///
+/// Invariants:
+/// 1. Disk numbers, disk UUIDs, lineages and space names are unique; numbers and lineages are below
+///    the next ones, so none is ever used twice.
+/// 2. The version never goes back: it compares as (pool epoch, sequence).
+/// 3. The largest configuration the limits allow fits its slot.
+///
+/// Write order: the slot that is not current on every disk, flush, witness; then it takes effect.
+/// A crash in between leaves the older slot on every disk and the witness at the older version, or
+/// a newer one on some disks that the witness does not contradict: either may be opened, for
+/// nothing that depends on the newer one has been acknowledged.
 public struct Configuration: Hashable, Sendable {
+    public static let slotBytes = 1 << 20
     public var poolUUID: PoolUUID
     public var poolName: String
     /// Compares as (poolEpoch, sequence).

@@ -1,4 +1,21 @@
 /// One change of a space. Kinds 64 and above are reserved: redo, cached data, invalidation, missed.
+///
+///     record:   | kind 1 | flags 1 (zero) | length 2 | ... to a multiple of 8 bytes
+///     map:      | 1  0 32   | group 4     | grain 8 | physical grain 3, state 1 | zero 4 | birth 8 |
+///     unmap:    | 2  0 16   | zero 4      | grain 8 |
+///     values:   | 3  0 16+8n| count 2, zero 2 | first block 8 | n times: old 4, new 4 |
+///     mark:     | 4  0 16   | zero 4      | region 8 |
+///     clean:    | 5  0 16   | zero 4      | region 8 |
+///     group+:   | 6  0 8+.. | zero 4      | group record without the zeros behind its slabs |
+///     group-:   | 7  0 8    | group 4     |
+///     piece:    | 8  0 56   | slot 4      | directory entry 48 |
+///     activate: | 9  0 16   | zero 4      | epoch 8 |
+///
+/// Invariants:
+/// 1. A record holds absolute values: replaying it twice is replaying it once.
+/// 2. `values` stays within one grain; a `map` record has made its blocks UNWRITTEN before it.
+/// 3. Grain, block and region numbers are those of a space of at most 2^60 bytes, so arithmetic on
+///    them cannot overflow; whether they are inside this space is the reader's to check.
 public enum JournalRecord: Hashable, Sendable {
     /// The grain is mapped afresh: its 256 blocks are UNWRITTEN.
     case map(grain: UInt64, entry: MapEntry)
@@ -25,7 +42,26 @@ public struct ValueChange: Hashable, Sendable {
     }
 }
 
-/// The head of one journal batch.
+/// The head of one journal batch: what is written, checked and replayed as one.
+///
+///      0 ..... header (owner: lineage and epoch, sequence, kind: journal, length: whole batch)
+///     64       68       72          80         88         92        96
+///     +--------+--------+-----------+----------+----------+---------+--------------------+
+///     | prev.  | record | confirmed | tail     | tail     | record  | records, zeros to  |
+///     | crc32c | count  | sequence  | sequence | block    | bytes   | a multiple of 4096 |
+///     +--------+--------+-----------+----------+----------+---------+--------------------+
+///
+/// Invariants:
+/// 1. The checksum covers the whole batch, padding too: a batch counts whole or not at all.
+/// 2. Sequences have no gaps, and each batch names the checksum of its predecessor: a batch of an
+///    earlier lap of the journal, or of a history that lost, never follows.
+/// 3. No batch before `tailSequence` is needed any more; no batch overwrites one that still is.
+/// 4. A batch up to `confirmedSequence` is on every current copy: when none has it the space is
+///    damaged, not shorter.
+///
+/// Write order: whatever the records make readable is flushed; the batch on every current copy;
+/// flush; only then acknowledgements that depend on it. A crash in between leaves a torn batch,
+/// which fails its checksum, or a whole one on some copies, which recovery copies to the others.
 public struct BatchHeader: Hashable, Sendable {
     public var lineage: Lineage
     public var epoch: UInt64

@@ -1,4 +1,24 @@
 /// What a disk says of itself. Two copies, at its head and its tail.
+///
+///      0 ..... header (owner: pool UUID, index: disk number)
+///     64       80         88         96         104     108     112       120
+///     +--------+----------+----------+----------+-------+-------+---------+---------+
+///     | disk   | compat.  | ro-comp. | incompat.| draft | grain | slab    | disk    |
+///     | UUID   | features | features | features |       | bytes | bytes   | bytes   |
+///     +--------+-----+----+-----+----+----+-----+--+----+-------+---------+---------+ 128
+///     | sector | alg | media    | disk no | name bytes | zero         | pool name    |
+///     +--------+-----+----------+---------+------------+--------------+--------------+
+///     128      132   133        134       136          138            144 .. 208, zeros to 4096
+///
+/// Invariants:
+/// 1. Sizes are the ones this version is built for; feature bits say what else a reader must know.
+/// 2. An incompatible bit, or a draft, that a reader does not know makes it refuse the disk before
+///    it looks at any other field; a read-only-compatible one makes it refuse to write.
+/// 3. Both copies say the same, except while they are rewritten; the higher sequence is right.
+///
+/// Write order: head, flush, tail, flush. A crash leaves at least one whole copy, and both name the
+/// same pool and disk. When a disk is first labelled the tail goes last: a disk whose labels are
+/// not both there was never part of a configuration, which is written after them.
 public struct Label: Hashable, Sendable {
     public var poolUUID: PoolUUID
     public var diskUUID: PoolUUID

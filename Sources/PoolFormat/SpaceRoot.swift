@@ -1,5 +1,23 @@
 /// The root of a space's metadata: it names the journal's and the directory's pieces.
 /// Two alternating 64 KiB slots at the head of the root piece.
+///
+///      0 ..... header (owner: lineage and epoch, kind: root)
+///     64       68          72     96
+///     +--------+-----------+------+------------------+--------------------+
+///     | journal| directory | zero | journal's pieces | directory's pieces | zeros to 65536
+///     | pieces | pieces    |      | 32 bytes each    | 32 bytes each      |
+///     +--------+-----------+------+------------------+--------------------+
+///     pieces entry: | copies 1 | zero 7 | 3 piece addresses of 8 |
+///
+/// Invariants:
+/// 1. Every entry has 1 to 3 copies; the order is the order of the journal's blocks and of the
+///    directory's pages.
+/// 2. The epoch is that of the activation which wrote it; a root of a higher epoch is right, within
+///    one epoch that of the higher sequence.
+///
+/// Write order: the pieces it names are granted, blank and flushed; then the slot that is not
+/// current on every current copy; then a flush; then use. A crash leaves the older root, whose
+/// pieces are still granted: they are freed only after the newer one is flushed.
 public struct SpaceRoot: Hashable, Sendable {
     public var lineage: Lineage
     public var epoch: UInt64

@@ -15,6 +15,14 @@ public enum Units {
     /// Piece 0 of a metadata slab holds the piece table.
     public static let piecesPerSlab = slabBytes / pieceBytes
     public static let minimumDiskBytes: UInt64 = 1 << 30
+    /// A slab number has 32 bits: 2^32 slabs of 2^28 bytes.
+    public static let maximumDiskBytes: UInt64 = 1 << 60
+    /// No byte, block, grain or region number of a space can overflow below this.
+    public static let maximumSpaceBytes: UInt64 = 1 << 60
+    /// Most copies of a piece of metadata.
+    public static let maximumPieceCopies = 3
+    /// Most slabs (columns x copies) of a slab group.
+    public static let maximumGroupSlabs = 60
 }
 
 /// A disk's number within its pool: the configuration hands it out and never reuses it.

@@ -1,0 +1,194 @@
+/// The number in a record's first byte. 64 and above: redo, cached data, invalidation, missed.
+enum RecordKind: UInt8, CaseIterable {
+    case map = 1, unmap, values, mark, clean, groupAdded, groupRemoved, pieceGranted, activation
+}
+
+extension JournalRecord {
+    static let headBytes = 8
+    static let mapBytes = 32
+    static let numberBytes = 16
+    static let valuesHeadBytes = 16
+    static let valueBytes = 8
+    static let grainLimit = Units.maximumSpaceBytes / UInt64(Units.grainBytes)
+    static let blockLimit = Units.maximumSpaceBytes / UInt64(Units.blockBytes)
+    static let regionLimit = grainLimit / UInt64(Units.grainsPerRegion)
+
+    /// The whole record in a batch; a multiple of 8.
+    public var encodedBytes: Int {
+        switch self {
+        case .map: Self.mapBytes
+        case .unmap, .mark, .clean, .activation: Self.numberBytes
+        case .values(_, let changes): Self.valuesHeadBytes + changes.count * Self.valueBytes
+        case .groupAdded(let group): Self.headBytes + group.encodedBytes
+        case .groupRemoved: Self.headBytes
+        case .pieceGranted: Self.headBytes + DirectoryPage.entryBytes
+        }
+    }
+
+    /// Writes ``encodedBytes`` bytes. A record that breaks an invariant is a programmer's error.
+    public func encode(into writer: inout ByteWriter) {
+        switch self {
+        case .map(let grain, let entry):
+            Self.encodeMap(grain: grain, entry: entry, into: &writer)
+        case .unmap(let grain):
+            precondition(grain < Self.grainLimit)
+            Self.encodeNumber(.unmap, grain, into: &writer)
+        case .values(let firstBlock, let changes):
+            Self.encodeValuesHead(firstBlock: firstBlock, count: changes.count, into: &writer)
+            for change in changes {
+                writer.u32(change.old)
+                writer.u32(change.new)
+            }
+        case .mark(let region):
+            precondition(region < Self.regionLimit)
+            Self.encodeNumber(.mark, region, into: &writer)
+        case .clean(let region):
+            precondition(region < Self.regionLimit)
+            Self.encodeNumber(.clean, region, into: &writer)
+        case .groupAdded(let group):
+            // A group that replay refuses must never become durable.
+            precondition((try? group.validate(.journalBatch)) != nil)
+            Self.encodeHead(.groupAdded, encodedBytes, into: &writer)
+            writer.u32(0)
+            group.encode(into: &writer)
+        case .groupRemoved(let id):
+            Self.encodeHead(.groupRemoved, encodedBytes, into: &writer)
+            writer.u32(id)
+        case .pieceGranted(let slot, let entry):
+            Self.encodeHead(.pieceGranted, encodedBytes, into: &writer)
+            writer.u32(slot)
+            entry.encode(into: &writer)
+        case .activation(let epoch):
+            Self.encodeNumber(.activation, epoch, into: &writer)
+        }
+    }
+
+    private static func encodeHead(
+        _ kind: RecordKind, _ bytes: Int, into writer: inout ByteWriter
+    ) {
+        precondition(bytes % 8 == 0 && bytes <= Int(UInt16.max))
+        writer.u8(kind.rawValue)
+        writer.u8(0)
+        writer.u16(UInt16(bytes))
+    }
+
+    static func encodeNumber(
+        _ kind: RecordKind, _ number: UInt64, into writer: inout ByteWriter
+    ) {
+        encodeHead(kind, numberBytes, into: &writer)
+        writer.u32(0)
+        writer.u64(number)
+    }
+
+    static func encodeMap(grain: UInt64, entry: MapEntry, into writer: inout ByteWriter) {
+        precondition(grain < grainLimit && entry.physicalGrain < MapPage.physicalGrainLimit)
+        precondition(entry.state == .mapped)
+        encodeHead(.map, mapBytes, into: &writer)
+        writer.u32(entry.group)
+        writer.u64(grain)
+        writer.u32(UInt32(entry.state.rawValue) << 24 | entry.physicalGrain)
+        writer.u32(0)
+        writer.u64(entry.birth)
+    }
+
+    static func encodeValuesHead(
+        firstBlock: UInt64, count: Int, into writer: inout ByteWriter
+    ) {
+        precondition(count >= 1 && firstBlock < blockLimit)
+        precondition(Int(firstBlock % UInt64(Units.blocksPerGrain)) + count <= Units.blocksPerGrain)
+        encodeHead(.values, valuesHeadBytes + count * valueBytes, into: &writer)
+        writer.u16(UInt16(count))
+        writer.u16(0)
+        writer.u64(firstBlock)
+    }
+}
+
+extension JournalRecord {
+    /// Reads one record whose head (`kind`, `lengthBytes`) has been read and found in bounds.
+    /// `reader` stands behind those four bytes and ends with the record.
+    static func decode(
+        kind: UInt8, from reader: inout ByteReader
+    ) throws(FormatError) -> JournalRecord {
+        guard let kind = RecordKind(rawValue: kind) else {
+            throw .outOfRange(.journalBatch, field: "record kind", value: UInt64(kind))
+        }
+        let record: JournalRecord
+        switch kind {
+        case .map:
+            record = try decodeMap(from: &reader)
+        case .unmap:
+            record = .unmap(grain: try number(&reader, "grain", below: grainLimit))
+        case .values:
+            record = try decodeValues(from: &reader)
+        case .mark:
+            record = .mark(region: try number(&reader, "region", below: regionLimit))
+        case .clean:
+            record = .clean(region: try number(&reader, "region", below: regionLimit))
+        case .groupAdded:
+            try reader.reserved(4)
+            record = .groupAdded(try GroupRecord.decode(from: &reader))
+        case .groupRemoved:
+            record = .groupRemoved(id: try reader.u32())
+        case .pieceGranted:
+            let slot = try reader.u32()
+            record = .pieceGranted(slot: slot, try DirectoryEntry.decode(from: &reader))
+        case .activation:
+            try reader.reserved(4)
+            record = .activation(epoch: try reader.u64())
+        }
+        try reader.finish()
+        return record
+    }
+
+    private static func number(
+        _ reader: inout ByteReader, _ field: String, below limit: UInt64
+    ) throws(FormatError) -> UInt64 {
+        try reader.reserved(4)
+        let value = try reader.u64()
+        guard value < limit else {
+            throw .outOfRange(.journalBatch, field: field, value: value)
+        }
+        return value
+    }
+
+    private static func decodeMap(
+        from reader: inout ByteReader
+    ) throws(FormatError) -> JournalRecord {
+        let group = try reader.u32()
+        let grain = try reader.u64()
+        guard grain < grainLimit else {
+            throw .outOfRange(.journalBatch, field: "grain", value: grain)
+        }
+        let packed = try reader.u32()
+        guard packed >> 24 == UInt32(GrainState.mapped.rawValue) else {
+            throw .outOfRange(.journalBatch, field: "grain state", value: UInt64(packed >> 24))
+        }
+        try reader.reserved(4)
+        let entry = MapEntry(
+            group: group, physicalGrain: packed & 0xff_ffff, state: .mapped,
+            birth: try reader.u64())
+        return .map(grain: grain, entry: entry)
+    }
+
+    private static func decodeValues(
+        from reader: inout ByteReader
+    ) throws(FormatError) -> JournalRecord {
+        let count = Int(try reader.u16())
+        try reader.reserved(2)
+        let firstBlock = try reader.u64()
+        guard firstBlock < blockLimit else {
+            throw .outOfRange(.journalBatch, field: "block", value: firstBlock)
+        }
+        let withinGrain = Int(firstBlock % UInt64(Units.blocksPerGrain))
+        guard count >= 1, withinGrain + count <= Units.blocksPerGrain else {
+            throw .outOfRange(.journalBatch, field: "number of values", value: UInt64(count))
+        }
+        var changes: [ValueChange] = []
+        changes.reserveCapacity(count)
+        for _ in 0..<count {
+            let old = try reader.u32()
+            changes.append(ValueChange(old: old, new: try reader.u32()))
+        }
+        return .values(firstBlock: firstBlock, changes: changes)
+    }
+}
