@@ -1,0 +1,91 @@
+/// A disk as the user named it: an absolute path, with its media class where that was said.
+public struct DiskChoice: Hashable, Sendable, Codable {
+    public var path: String
+    /// nil: the daemon asks the kernel.
+    public var media: Media?
+
+    public init(path: String, media: Media? = nil) {
+        self.path = path
+        self.media = media
+    }
+}
+
+public struct PoolCreateRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    public var name: String
+    public var disks: [DiskChoice]
+    /// Missing files are made with this size, sparse.
+    public var createSizeBytes: UInt64?
+    /// Overwrite what is found on the disks.
+    public var force: Bool
+
+    public init(name: String, disks: [DiskChoice], createSizeBytes: UInt64?, force: Bool) {
+        self.name = name
+        self.disks = disks
+        self.createSizeBytes = createSizeBytes
+        self.force = force
+    }
+}
+
+public struct PoolAddRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    public var disks: [DiskChoice]
+    public var createSizeBytes: UInt64?
+    public var force: Bool
+
+    public init(disks: [DiskChoice], createSizeBytes: UInt64?, force: Bool) {
+        self.disks = disks
+        self.createSizeBytes = createSizeBytes
+        self.force = force
+    }
+}
+
+public struct PoolImportRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    /// Absolute paths of disks, or of folders whose files are looked at.
+    public var disks: [String]
+    /// Open a pool that was not cleanly exported elsewhere.
+    public var force: Bool
+
+    public init(disks: [String], force: Bool) {
+        self.disks = disks
+        self.force = force
+    }
+}
+
+public struct SpaceCreateRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    public var name: String
+    public var sizeBytes: UInt64
+    public var resiliency: Resiliency
+    public var provisioning: Provisioning
+    /// Data columns; nil: chosen for each slab group.
+    public var columns: Int?
+    /// nil: 256 KiB.
+    public var interleaveBytes: UInt64?
+    public var whenFull: WhenFullPolicy
+    public var checksums: Bool
+    /// Named so that they can be refused by name.
+    public var ssdTierBytes: UInt64?
+    public var ssdResiliency: Resiliency?
+    public var writeCacheBytes: UInt64?
+
+    public init(
+        name: String, sizeBytes: UInt64, resiliency: Resiliency,
+        provisioning: Provisioning = .thin, columns: Int? = nil, interleaveBytes: UInt64? = nil,
+        whenFull: WhenFullPolicy = .wait, checksums: Bool = true, ssdTierBytes: UInt64? = nil,
+        ssdResiliency: Resiliency? = nil, writeCacheBytes: UInt64? = nil
+    ) {
+        self.name = name
+        self.sizeBytes = sizeBytes
+        self.resiliency = resiliency
+        self.provisioning = provisioning
+        self.columns = columns
+        self.interleaveBytes = interleaveBytes
+        self.whenFull = whenFull
+        self.checksums = checksums
+        self.ssdTierBytes = ssdTierBytes
+        self.ssdResiliency = ssdResiliency
+        self.writeCacheBytes = writeCacheBytes
+    }
+}

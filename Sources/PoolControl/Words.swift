@@ -1,0 +1,47 @@
+/// The words of the protocol: each enum's raw values are what stands in the JSON.
+
+public enum Media: String, Hashable, Sendable, Codable, CaseIterable { case ssd, hdd }
+
+public enum Resiliency: String, Hashable, Sendable, Codable, CaseIterable {
+    case simple, mirror2, mirror3, parity1, parity2
+}
+
+public enum Provisioning: String, Hashable, Sendable, Codable, CaseIterable { case thin, fixed }
+
+/// What a write that needs new space does when there is none.
+public enum WhenFullPolicy: String, Hashable, Sendable, Codable, CaseIterable {
+    case wait, enospc
+}
+
+public enum DiskCondition: String, Hashable, Sendable, Codable, CaseIterable {
+    case online, offline, missing, failed, retired, rebuilding
+}
+
+/// From best to worst.
+public enum Health: String, Hashable, Sendable, Codable, CaseIterable, Comparable {
+    /// Full redundancy; of a simple space: all disks present.
+    case healthy
+    /// Less than that, and one more loss is safe.
+    case degraded
+    /// All readable, one more loss is fatal.
+    case noRedundancy = "no-redundancy"
+    /// Some data cannot be read.
+    case incomplete
+    /// Refuses writes: no quorum, or fenced.
+    case readOnly = "read-only"
+    /// Not open.
+    case detached
+
+    private var rank: Int {
+        switch self {
+        case .healthy: 0
+        case .degraded: 1
+        case .noRedundancy: 2
+        case .incomplete: 3
+        case .readOnly: 4
+        case .detached: 5
+        }
+    }
+
+    public static func < (a: Health, b: Health) -> Bool { a.rank < b.rank }
+}

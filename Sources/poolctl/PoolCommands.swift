@@ -1,0 +1,181 @@
+import ArgumentParser
+import PoolControl
+
+struct PoolCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "pool", abstract: "Pools: sets of disks.",
+        subcommands: [
+            PoolCreate.self, PoolLs.self, PoolStatusCommand.self, PoolAdd.self,
+            PoolExport.self, PoolImport.self, PoolDestroy.self,
+        ])
+}
+
+/// The disks of a verb that takes new ones.
+struct NewDisks: ParsableArguments {
+    @Argument(help: "Block devices or files, each of 1 GiB or more.")
+    var disks: [String] = []
+
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp("Disks that are SSDs, whatever the kernel says.", valueName: "disk"))
+    var ssd: [String] = []
+
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp("Disks that are HDDs, whatever the kernel says.", valueName: "disk"))
+    var hdd: [String] = []
+
+    @Option(
+        help: ArgumentHelp("Make missing files, sparse, of this size.", valueName: "size"),
+        transform: Size.init(parsing:))
+    var createSize: Size?
+
+    @Flag(help: "Use disks that hold something; what they hold is lost.")
+    var force = false
+
+    mutating func validate() throws {
+        guard !disks.isEmpty || !ssd.isEmpty || !hdd.isEmpty else {
+            throw ValidationError("Missing expected argument '<disks> ...'")
+        }
+    }
+
+    var choices: [DiskChoice] {
+        disks.map { DiskChoice(path: Paths.absolute($0)) }
+            + ssd.map { DiskChoice(path: Paths.absolute($0), media: .ssd) }
+            + hdd.map { DiskChoice(path: Paths.absolute($0), media: .hdd) }
+    }
+}
+
+struct PoolCreate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "create", abstract: "Make a pool from disks.")
+    @Argument(help: "The new pool's name.") var pool: String
+    @OptionGroup var new: NewDisks
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try NameRules.check(pool, "pool")
+        let request = PoolCreateRequest(
+            name: pool, disks: new.choices, createSizeBytes: new.createSize?.bytes,
+            force: new.force)
+        let status = try common.client.send(.poolCreate, request, expecting: PoolStatus.self)
+        try common.show(status, as: Reports.pool)
+    }
+}
+
+struct PoolLs: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ls", abstract: "List the pools this daemon knows.")
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try common.show(
+            common.client.send(.poolList, expecting: PoolList.self), as: Reports.pools)
+    }
+}
+
+struct PoolStatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status", abstract: "Show a pool: health, room, disks, spaces.")
+    @Argument(help: "The pool; may be left out where there is only one.") var pool: String?
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        if let pool {
+            try NameRules.check(pool, "pool")
+            let status = try common.client.send(.poolStatus(pool), expecting: PoolStatus.self)
+            return try common.show(status, as: Reports.pool)
+        }
+        let list = try common.client.send(.poolList, expecting: PoolList.self)
+        if list.pools.count == 1, let only = list.pools.first {
+            try common.show(only, as: Reports.pool)
+        } else {
+            try common.show(list) { list in
+                list.pools.isEmpty
+                    ? Reports.pools(list)
+                    : list.pools.map(Reports.pool).joined(separator: "\n\n")
+            }
+        }
+    }
+}
+
+struct PoolAdd: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "add", abstract: "Add disks to a pool.")
+    @Argument(help: "The pool.") var pool: String
+    @OptionGroup var new: NewDisks
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try NameRules.check(pool, "pool")
+        let request = PoolAddRequest(
+            disks: new.choices, createSizeBytes: new.createSize?.bytes, force: new.force)
+        let status = try common.client.send(.poolAdd(pool), request, expecting: PoolStatus.self)
+        try common.show(status, as: Reports.pool)
+    }
+}
+
+struct PoolExport: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "export", abstract: "Close a pool, so that another host can import it.")
+    @Argument(help: "The pool.") var pool: String
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try NameRules.check(pool, "pool")
+        try common.show(
+            common.client.send(.poolExport(pool), expecting: Outcome.self), as: Reports.outcome)
+    }
+}
+
+struct PoolImport: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "import", abstract: "Open a pool that another daemon exported.")
+    @Argument(help: "Its disks, or folders they are in.") var disks: [String]
+    @Flag(help: "Open it though it was not exported: only when its old host is gone for good.")
+    var force = false
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let request = PoolImportRequest(disks: disks.map(Paths.absolute), force: force)
+        let list = try common.client.send(.poolImport, request, expecting: PoolList.self)
+        try common.show(list) { $0.pools.map(Reports.pool).joined(separator: "\n\n") }
+    }
+}
+
+struct PoolDestroy: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "destroy", abstract: "Take a pool apart; everything in it is lost.")
+    @Argument(help: "The pool.") var pool: String
+    @Flag(help: "Really do it.") var yes = false
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try NameRules.check(pool, "pool")
+        guard yes else {
+            throw ControlFailure(
+                .refused, "destroying pool \(pool) loses everything in it",
+                hint: "repeat with --yes if that is what you want")
+        }
+        try common.show(
+            common.client.send(.poolDestroy(pool), expecting: Outcome.self), as: Reports.outcome)
+    }
+}
+
+struct DiskCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "disk", abstract: "Disks of a pool.", subcommands: [DiskLs.self])
+}
+
+struct DiskLs: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ls", abstract: "List a pool's disks.")
+    @Argument(help: "The pool.") var pool: String
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try NameRules.check(pool, "pool")
+        let list = try common.client.send(.diskList(pool), expecting: DiskList.self)
+        try common.show(list) { Reports.disks($0.disks) }
+    }
+}

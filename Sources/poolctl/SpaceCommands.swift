@@ -1,0 +1,117 @@
+import ArgumentParser
+import PoolControl
+
+struct SpaceCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "space", abstract: "Spaces: virtual disks cut from a pool.",
+        subcommands: [
+            SpaceCreate.self, SpaceLs.self, SpaceStatusCommand.self, SpaceDestroy.self,
+        ])
+}
+
+struct SpaceCreate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "create", abstract: "Make a space; it is exported over NBD at once.")
+    @Argument(help: ArgumentHelp("The new space.", valueName: "pool/space")) var space: String
+
+    @Option(
+        help: ArgumentHelp("Its size, a multiple of 1 MiB.", valueName: "size"),
+        transform: Size.init(parsing:))
+    var size: Size
+
+    @Option(
+        help: ArgumentHelp(
+            "simple (one copy) or mirror2 (two copies, survives the loss of one disk).",
+            valueName: "kind"))
+    var resiliency: Resiliency
+
+    @Option(help: "Data columns: disks that share the load; default: what the disks allow.")
+    var columns: Int?
+
+    @Option(
+        help: ArgumentHelp("Bytes on one column before the next; default 256K.", valueName: "size"),
+        transform: Size.init(parsing:))
+    var interleave: Size?
+
+    @Option(help: ArgumentHelp("thin: room is taken as it is written.", valueName: "kind"))
+    var provisioning = Provisioning.thin
+
+    @Option(
+        help: ArgumentHelp(
+            "When the pool is full, a write that needs room waits (60 s) or fails at once.",
+            valueName: "wait|enospc"))
+    var whenFull = WhenFullPolicy.wait
+
+    @Flag(help: "Keep no checksums: rot on a disk goes unnoticed.")
+    var noChecksums = false
+
+    // Part of the interface, refused by the daemon for now, and so not in the help.
+    @Option(help: .hidden, transform: Size.init(parsing:)) var ssdTier: Size?
+    @Option(help: .hidden) var ssdResiliency: Resiliency?
+    @Option(help: .hidden, transform: Size.init(parsing:)) var writeCache: Size?
+
+    @OptionGroup var common: CommonOptions
+
+    mutating func validate() throws {
+        if let columns, columns < 1 {
+            throw ValidationError("--columns is a number from 1 on")
+        }
+    }
+
+    func run() throws {
+        let path = try SpacePath(space)
+        let request = SpaceCreateRequest(
+            name: path.space, sizeBytes: size.bytes, resiliency: resiliency,
+            provisioning: provisioning, columns: columns, interleaveBytes: interleave?.bytes,
+            whenFull: whenFull, checksums: !noChecksums, ssdTierBytes: ssdTier?.bytes,
+            ssdResiliency: ssdResiliency, writeCacheBytes: writeCache?.bytes)
+        let status = try common.client.send(
+            .spaceCreate(pool: path.pool), request, expecting: SpaceStatus.self)
+        try common.show(status, as: Reports.space)
+    }
+}
+
+struct SpaceLs: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ls", abstract: "List the spaces of all pools.")
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let list = try common.client.send(.spaceList, expecting: SpaceList.self)
+        try common.show(list) { Reports.spaces($0.spaces) }
+    }
+}
+
+struct SpaceStatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status", abstract: "Show a space: health, room, connections.")
+    @Argument(help: ArgumentHelp("The space.", valueName: "pool/space")) var space: String
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let path = try SpacePath(space)
+        try common.show(
+            common.client.send(.spaceStatus(path), expecting: SpaceStatus.self),
+            as: Reports.space)
+    }
+}
+
+struct SpaceDestroy: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "destroy", abstract: "Give a space back to its pool; its data is lost.")
+    @Argument(help: ArgumentHelp("The space.", valueName: "pool/space")) var space: String
+    @Flag(help: "Really do it.") var yes = false
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let path = try SpacePath(space)
+        guard yes else {
+            throw ControlFailure(
+                .refused, "destroying space \(path) loses everything in it",
+                hint: "repeat with --yes if that is what you want")
+        }
+        try common.show(
+            common.client.send(.spaceDestroy(path), expecting: Outcome.self),
+            as: Reports.outcome)
+    }
+}
