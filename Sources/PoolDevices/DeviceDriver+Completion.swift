@@ -1,0 +1,153 @@
+import Glibc
+import PoolEngine
+
+extension DeviceDriver {
+    /// For each of the ring's completions whose kind is ``RingUserData/Kind/disk``.
+    public func handle(userData: UInt64, result: Int32, nowNs: UInt64) {
+        let slot = Int(RingUserData.payload(userData))
+        precondition(slot < capacity, "a completion of no slot")
+        precondition(unsafe slots[slot].isUnderWay, "a completion of a free slot")
+        switch unsafe slots[slot].operation.kind {
+        case .read, .write: handleTransfer(slot, result: result, nowNs: nowNs)
+        case .flush: handleFlush(slot, result: result)
+        case .discard: handleDiscard(slot, result: result)
+        }
+        startBacklog(nowNs: nowNs)
+    }
+
+    private func handleTransfer(_ slot: Int, result: Int32, nowNs: UInt64) {
+        let operation = unsafe slots[slot].operation
+        let at = Int(operation.device.rawValue)
+        let remaining = unsafe Int(operation.lengthBytes) - slots[slot].doneBytes
+        let outcome = unsafe OperationOutcome.ofTransfer(
+            result: result, remainingBytes: remaining, sectorBytes: Int(devices[at].sectorBytes),
+            attempts: slots[slot].attempts)
+        switch outcome {
+        case .done:
+            finish(slot, .ok)
+        case .moreAfter(let bytes):
+            unsafe slots[slot].doneBytes += bytes
+            // Progress was made, so the count of vain attempts starts again.
+            unsafe slots[slot].attempts = 0
+            reissue(slot, at, nowNs: nowNs)
+        case .retry:
+            unsafe slots[slot].attempts += 1
+            reissue(slot, at, nowNs: nowNs)
+        case .endOfFile:
+            _ = hasShrunk(at)
+            fail(slot, EIO)
+        case .failed(let code):
+            fail(slot, code)
+        }
+    }
+
+    /// The rest of a write is a write of its own: the file may have shrunk since.
+    private func reissue(_ slot: Int, _ at: Int, nowNs: UInt64) {
+        if unsafe slots[slot].operation.kind == .write, hasShrunk(at, nowNs: nowNs) {
+            fail(slot, EIO)
+        } else {
+            issue(slot)
+        }
+    }
+
+    private func handleFlush(_ slot: Int, result: Int32) {
+        let at = unsafe Int(slots[slot].operation.device.rawValue)
+        switch OperationOutcome.ofFlush(result: result) {
+        case .done:
+            // A file cut short under us has lost what this flush was to make durable.
+            if hasShrunk(at) { fail(slot, EIO) } else { finish(slot, .ok) }
+        case .failed(let code):
+            fail(slot, code)
+        case .moreAfter, .retry, .endOfFile:
+            preconditionFailure("a flush moves nothing and is never asked again")
+        }
+    }
+
+    private func handleDiscard(_ slot: Int, result: Int32) {
+        guard result < 0 else {
+            finish(slot, .ok)
+            return
+        }
+        let at = unsafe Int(slots[slot].operation.device.rawValue)
+        switch unsafe DiscardMethod.refusal(-result, attempts: slots[slot].attempts) {
+        case .method:
+            giveUpDiscardMethod(slot, at, -result)
+        case .once:
+            finish(slot, .unsupported)
+        case .retry:
+            unsafe slots[slot].attempts += 1
+            issue(slot)
+        case .failure:
+            fail(slot, -result)
+        }
+    }
+
+    /// Goes to the next method; another discard under way may have gone there already, then this
+    /// one just follows, and each method is tried at most once by an operation.
+    private func giveUpDiscardMethod(_ slot: Int, _ at: Int, _ code: Int32) {
+        let refused = unsafe slots[slot].discardMethod
+        if unsafe devices[at].discardMethod == refused {
+            unsafe devices[at].discardMethod = refused.next
+            if unsafe devices[at].discardMethod == .none, let disk = disks[at] {
+                log("\(disk.path): discard refused (\(errnoText(code))), not tried again")
+            }
+        }
+        issue(slot)
+    }
+
+    private func fail(_ slot: Int, _ code: Int32) {
+        let operation = unsafe slots[slot].operation
+        let at = Int(operation.device.rawValue)
+        let count: UInt64
+        switch operation.kind {
+        case .read:
+            errors[at].reads += 1
+            count = errors[at].reads
+        case .write:
+            errors[at].writes += 1
+            count = errors[at].writes
+        case .flush:
+            errors[at].flushes += 1
+            count = errors[at].flushes
+        case .discard:
+            errors[at].discards += 1
+            count = errors[at].discards
+        }
+        // The 1st, 2nd, 4th, 8th...: a dying disk must not fill the log.
+        if count & (count - 1) == 0, let disk = disks[at] {
+            log(
+                "\(disk.path): \(operation.kind) of \(operation.lengthBytes) bytes at "
+                    + "\(operation.offsetBytes) failed: \(errnoText(code)) (\(count) so far)")
+        }
+        finish(slot, .ioError)
+    }
+
+    // MARK: - files that become smaller
+
+    /// How long a write may trust the last look at its file's size. Every flush and every read that
+    /// meets the end looks again, so a flush is never good on a file that was cut short.
+    private static var sizeCheckIntervalNs: UInt64 { 100_000_000 }
+
+    func hasShrunk(_ at: Int, nowNs: UInt64) -> Bool {
+        guard unsafe devices[at].canShrink else { return false }
+        let age = unsafe nowNs &- devices[at].checkedSizeNs
+        guard age >= Self.sizeCheckIntervalNs, unsafe !devices[at].hasShrunk else {
+            return unsafe devices[at].hasShrunk
+        }
+        unsafe devices[at].checkedSizeNs = nowNs
+        return hasShrunk(at)
+    }
+
+    /// Looks now. Once smaller, always: what was cut off is lost, whatever grows there again.
+    func hasShrunk(_ at: Int) -> Bool {
+        guard unsafe devices[at].canShrink, unsafe !devices[at].hasShrunk, let disk = disks[at]
+        else { return unsafe devices[at].hasShrunk }
+        let now = disk.currentSizeBytes() ?? 0
+        guard now < disk.sizeBytes else { return false }
+        unsafe devices[at].hasShrunk = true
+        log(
+            "\(disk.path): the file is smaller than when it was opened (\(disk.sizeBytes) bytes, "
+                + "now \(now)); it takes no more writes")
+        return true
+    }
+}

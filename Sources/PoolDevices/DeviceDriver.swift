@@ -1,0 +1,286 @@
+import PoolEngine
+
+/// The engine's seam over real disks: takes its operations, carries them out on the shard's ring,
+/// and hands back one completion for each.
+///
+/// Confined to the shard's thread. An operation lives in a slot of a fixed table from
+/// ``submit(_:nowNs:)`` until its completion; with every slot taken it waits in line. Nothing is
+/// allocated per operation.
+///
+///     free --submit--> under way --CQE: all of it, or an error--> free, completion appended
+///                        ^   |
+///                        +---+ CQE: part of it, not begun, or another way to discard
+///
+/// Safe from outside: its tables are fixed in size, and every index into them is checked first.
+@safe public final class DeviceDriver {
+    /// Outcomes since the caller last emptied this list; in the order they were learnt.
+    public var completions: [DeviceCompletion] = []
+    /// Devices that were detached and now have nothing under way; the caller empties this list.
+    public var detached: [DeviceIndex] = []
+    /// Operations the kernel has, and those that wait for a slot.
+    public var inFlightCount: Int { underWay + backlog.count - backlogHead }
+
+    let ring: Ring
+    let log: @Sendable (String) -> Void
+    let capacity: Int
+    let slots: UnsafeMutablePointer<Slot>
+    private var firstFree: Int32 = 0
+    private var underWay = 0
+    private var backlog: [DeviceOperation] = []
+    private var backlogHead = 0
+
+    /// Trivial state by device index, apart from the objects so that it costs no reference counts.
+    let devices: UnsafeMutablePointer<Device>
+    var disks: [Disk?] = Array(repeating: nil, count: DiskTable.capacity)
+    var errors: [DeviceErrors] = Array(repeating: DeviceErrors(), count: DiskTable.capacity)
+
+    struct Slot {
+        var operation: DeviceOperation
+        /// Of a read or write: moved so far.
+        var doneBytes: Int
+        var attempts: UInt8
+        /// Of a discard: the method the kernel was asked with.
+        var discardMethod: DiscardMethod
+        var isUnderWay: Bool
+        var nextFree: Int32
+    }
+
+    struct Device {
+        var file = RingFile(descriptor: -1)
+        var sizeBytes: UInt64 = 0
+        var sectorBytes: UInt32 = 512
+        var underWay: UInt32 = 0
+        var checkedSizeNs: UInt64 = 0
+        var isAttached = false
+        var isDetaching = false
+        /// A file whose size has to be watched: a write behind its end would silently grow it.
+        var canShrink = false
+        var hasShrunk = false
+        var discardMethod = DiscardMethod.none
+    }
+
+    /// - Parameter capacity: operations the kernel may have at once.
+    public init(
+        ring: Ring, capacity: Int = 4096, log: @escaping @Sendable (String) -> Void = { _ in }
+    ) {
+        precondition(capacity > 0 && capacity <= 1 << 20)
+        self.ring = ring
+        self.log = log
+        self.capacity = capacity
+        unsafe slots = .allocate(capacity: capacity)
+        let unused = DeviceOperation(
+            kind: .flush, device: DeviceIndex(0), token: 0, offsetBytes: 0, lengthBytes: 0,
+            bufferOffset: 0)
+        for index in 0..<capacity {
+            let next = index + 1 < capacity ? Int32(index + 1) : -1
+            unsafe (slots + index).initialize(
+                to: Slot(
+                    operation: unused, doneBytes: 0, attempts: 0, discardMethod: .none,
+                    isUnderWay: false, nextFree: next))
+        }
+        unsafe devices = .allocate(capacity: DiskTable.capacity)
+        unsafe devices.initialize(repeating: Device(), count: DiskTable.capacity)
+        completions.reserveCapacity(capacity)
+        backlog.reserveCapacity(capacity)
+    }
+
+    deinit {
+        unsafe slots.deallocate()
+        unsafe devices.deallocate()
+    }
+
+    // MARK: - devices
+
+    /// Makes a disk reachable under this index. The index must not be in use here.
+    public func attach(_ disk: Disk, as index: DeviceIndex) -> DeviceDescription {
+        let at = Int(index.rawValue)
+        precondition(at < DiskTable.capacity && disks[at] == nil, "the index is in use")
+        disks[at] = disk
+        errors[at] = DeviceErrors()
+        unsafe devices[at] = Device(
+            file: ring.register(disk.descriptor), sizeBytes: disk.sizeBytes,
+            sectorBytes: disk.sectorBytes, isAttached: true,
+            canShrink: disk.kind == .regularFile,
+            discardMethod: Self.firstDiscardMethod(of: disk))
+        return DeviceDescription(
+            index: index, sizeBytes: disk.sizeBytes, sectorBytes: disk.sectorBytes,
+            supportsDiscard: disk.supportsDiscard)
+    }
+
+    /// Takes no more operations for this device (they fail), finishes what is under way and then
+    /// names it in ``detached``; its disk is let go of at that moment.
+    public func detach(_ index: DeviceIndex) {
+        let at = Int(index.rawValue)
+        guard at < DiskTable.capacity, disks[at] != nil else { return }
+        unsafe devices[at].isAttached = false
+        unsafe devices[at].isDetaching = true
+        finishDetaching(at)
+    }
+
+    /// What has gone wrong on a device since it was attached.
+    public func errors(of index: DeviceIndex) -> DeviceErrors {
+        let at = Int(index.rawValue)
+        return at < DiskTable.capacity ? errors[at] : DeviceErrors()
+    }
+
+    private static func firstDiscardMethod(of disk: Disk) -> DiscardMethod {
+        guard disk.supportsDiscard else { return .none }
+        return switch disk.kind {
+        case .blockDevice: .blockCommand
+        case .regularFile: .punchHole
+        }
+    }
+
+    private func finishDetaching(_ at: Int) {
+        guard unsafe devices[at].isDetaching && devices[at].underWay == 0 else { return }
+        unsafe ring.unregister(devices[at].file)
+        unsafe devices[at] = Device()
+        disks[at] = nil
+        detached.append(DeviceIndex(UInt16(at)))
+    }
+
+    // MARK: - operations
+
+    /// Starts operations, in this order. What cannot be started completes at once, through
+    /// ``completions``. They reach the kernel with the ring's next submission.
+    public func submit(_ operations: [DeviceOperation], nowNs: UInt64) {
+        for operation in operations { submit(operation, nowNs: nowNs) }
+    }
+
+    public func submit(_ operation: DeviceOperation, nowNs: UInt64) {
+        // Whoever came first goes first: a flush must not overtake what it is meant to cover.
+        guard backlogHead == backlog.count, firstFree >= 0 else {
+            backlog.append(operation)
+            return
+        }
+        start(operation, nowNs: nowNs)
+    }
+
+    private func start(_ operation: DeviceOperation, nowNs: UInt64) {
+        let at = Int(operation.device.rawValue)
+        if let refusal = refusal(of: operation, at, nowNs: nowNs) {
+            complete(operation, refusal)
+            return
+        }
+        let slot = firstFree
+        unsafe firstFree = slots[Int(slot)].nextFree
+        unsafe slots[Int(slot)] = Slot(
+            operation: operation, doneBytes: 0, attempts: 0, discardMethod: .none,
+            isUnderWay: true, nextFree: -1)
+        unsafe devices[at].underWay += 1
+        underWay += 1
+        issue(Int(slot))
+    }
+
+    /// Why an operation cannot be started, or nil. In pairs with the checks on its completion.
+    private func refusal(
+        of operation: DeviceOperation, _ at: Int, nowNs: UInt64
+    ) -> DeviceStatus? {
+        guard at < DiskTable.capacity, unsafe devices[at].isAttached else { return .ioError }
+        let (size, sector) = unsafe (devices[at].sizeBytes, UInt64(devices[at].sectorBytes))
+        let (offset, length) = (operation.offsetBytes, operation.lengthBytes)
+        switch operation.kind {
+        case .flush:
+            break
+        case .read, .write, .discard:
+            guard length > 0, length <= size, offset <= size - length,
+                offset % sector == 0, length % sector == 0
+            else { return .ioError }
+        }
+        switch operation.kind {
+        case .read:
+            return length > UInt64(Self.highestTransferBytes) ? .ioError : nil
+        case .write:
+            guard length <= UInt64(Self.highestTransferBytes) else { return .ioError }
+            return hasShrunk(at, nowNs: nowNs) ? .ioError : nil
+        case .flush:
+            return unsafe devices[at].hasShrunk ? .ioError : nil
+        case .discard:
+            if unsafe devices[at].discardMethod == .none { return .unsupported }
+            return hasShrunk(at, nowNs: nowNs) ? .ioError : nil
+        }
+    }
+
+    /// The arena's largest buffer bounds a transfer; this keeps counts in 32 bits.
+    private static let highestTransferBytes = 16 << 20
+
+    /// Queues what is left of a slot's operation.
+    func issue(_ slot: Int) {
+        let operation = unsafe slots[slot].operation
+        let done = unsafe slots[slot].doneBytes
+        let at = Int(operation.device.rawValue)
+        let file = unsafe devices[at].file
+        let userData = RingUserData.make(.disk, UInt64(slot))
+        switch operation.kind {
+        case .read:
+            ring.readFixed(
+                file, offsetBytes: operation.offsetBytes + UInt64(done),
+                arenaOffset: operation.bufferOffset + done,
+                lengthBytes: Int(operation.lengthBytes) - done, userData: userData)
+        case .write:
+            ring.writeFixed(
+                file, offsetBytes: operation.offsetBytes + UInt64(done),
+                arenaOffset: operation.bufferOffset + done,
+                lengthBytes: Int(operation.lengthBytes) - done, userData: userData)
+        case .flush:
+            ring.fsync(file, dataOnly: true, userData: userData)
+        case .discard:
+            let method = unsafe devices[at].discardMethod
+            unsafe slots[slot].discardMethod = method
+            switch method {
+            case .blockCommand:
+                ring.discardBlocks(
+                    file, offsetBytes: operation.offsetBytes, lengthBytes: operation.lengthBytes,
+                    userData: userData)
+            case .punchHole:
+                // PUNCH_HOLE | KEEP_SIZE.
+                ring.fallocate(
+                    file, mode: 3, offsetBytes: operation.offsetBytes,
+                    lengthBytes: operation.lengthBytes, userData: userData)
+            case .none:
+                finish(slot, .unsupported)
+            }
+        }
+    }
+
+    /// Frees the slot and tells the outcome.
+    func finish(_ slot: Int, _ status: DeviceStatus) {
+        let operation = unsafe slots[slot].operation
+        let at = Int(operation.device.rawValue)
+        unsafe slots[slot].isUnderWay = false
+        unsafe slots[slot].nextFree = firstFree
+        firstFree = Int32(slot)
+        underWay -= 1
+        unsafe devices[at].underWay -= 1
+        complete(operation, status)
+        finishDetaching(at)
+    }
+
+    private func complete(_ operation: DeviceOperation, _ status: DeviceStatus) {
+        completions.append(DeviceCompletion(token: operation.token, status: status))
+    }
+
+    /// Starts what waited for a slot, as far as there are some now.
+    func startBacklog(nowNs: UInt64) {
+        guard backlogHead < backlog.count else { return }
+        while firstFree >= 0, backlogHead < backlog.count {
+            let operation = backlog[backlogHead]
+            backlogHead += 1
+            start(operation, nowNs: nowNs)
+        }
+        // A line that never empties must not grow for ever.
+        if backlogHead == backlog.count || backlogHead >= capacity {
+            backlog.removeFirst(backlogHead)
+            backlogHead = 0
+        }
+    }
+}
+
+/// What has gone wrong on one device, by kind of operation.
+public struct DeviceErrors: Hashable, Sendable {
+    public var reads: UInt64 = 0
+    public var writes: UInt64 = 0
+    public var flushes: UInt64 = 0
+    public var discards: UInt64 = 0
+    public init() {}
+}

@@ -1,0 +1,108 @@
+import CLiburing
+import Glibc
+
+extension Ring {
+    /// Hands everything queued to the kernel and waits until at least one completion is there, or
+    /// the time is over. One system call, two where it spun in vain.
+    ///
+    /// - Parameter timeoutNs: nil waits for ever, 0 not at all.
+    public func submitAndWait(timeoutNs: UInt64?) {
+        refill()
+        let isReady = unsafe io_uring_cq_ready(ring) > 0
+        if isReady || timeoutNs == 0 || !spilled.isEmpty {
+            check(unsafe io_uring_submit_and_get_events(ring))
+            return
+        }
+        if spin.shouldSpin() {
+            check(unsafe io_uring_submit_and_get_events(ring))
+            let found = spinForCompletion(limitNs: min(spin.limitNs, timeoutNs ?? .max))
+            spin.spinEnded(found: found)
+            if found { return }
+        }
+        let start = monotonicNs()
+        sleep(timeoutNs: timeoutNs)
+        spin.slept(monotonicNs() &- start)
+    }
+
+    /// Hands everything queued to the kernel without waiting.
+    public func submit() {
+        refill()
+        check(unsafe io_uring_submit(ring))
+    }
+
+    /// Calls `body` once for each completion that is there now; completions that arrive meanwhile
+    /// wait for the next call. `body` may queue operations, it must not wait or iterate.
+    ///
+    /// - Parameter body: user data, result (a count or a negative errno) and `IORING_CQE_F_*`.
+    @discardableResult
+    public func forEachCompletion(_ body: (UInt64, Int32, UInt32) -> Void) -> Int {
+        let count = unsafe io_uring_cq_ready(ring)
+        guard count > 0 else { return 0 }
+        let mask = unsafe ring.pointee.cq.ring_mask
+        let entries = unsafe ring.pointee.cq.cqes!
+        var head = unsafe ring.pointee.cq.khead.pointee
+        for _ in 0..<count {
+            let entry = unsafe entries[Int(head & mask)]
+            head &+= 1
+            // The kernel may reuse the entry from here on: it has been copied.
+            unsafe io_uring_cq_advance(ring, 1)
+            body(entry.user_data, entry.res, entry.flags)
+        }
+        return Int(count)
+    }
+
+    private func sleep(timeoutNs: UInt64?) {
+        var first: UnsafeMutablePointer<io_uring_cqe>?
+        guard let timeoutNs else {
+            check(unsafe io_uring_submit_and_wait(ring, 1))
+            return
+        }
+        var time = __kernel_timespec(nanoseconds: timeoutNs)
+        check(unsafe io_uring_submit_and_wait_timeout(ring, &first, 1, &time, nil))
+    }
+
+    private func spinForCompletion(limitNs: UInt64) -> Bool {
+        let start = monotonicNs()
+        repeat {
+            if unsafe io_uring_cq_ready(ring) > 0 { return true }
+            if hasPendingWork {
+                check(unsafe io_uring_get_events(ring))
+            }
+        } while monotonicNs() &- start < limitNs
+        return unsafe io_uring_cq_ready(ring) > 0
+    }
+
+    /// Whether the kernel has completions that only a call delivers. Where it does not show them
+    /// they arrive by themselves. Read in a loop with a call in it, so it is read each time.
+    private var hasPendingWork: Bool {
+        unsafe showsPendingWork && ring.pointee.sq.kflags.pointee & Self.taskRunPending != 0
+    }
+
+    private static var taskRunPending: UInt32 { 1 << 2 }
+
+    /// An interrupted or timed-out wait is an ordinary turn of the loop, and so is a kernel short
+    /// of memory or of completion entries: what is queued stays queued. Anything else means that
+    /// this ring is used wrongly or has lost completions, after which nothing about the memory in
+    /// flight is known.
+    private func check(_ result: Int32) {
+        switch -result {
+        case EINTR, ETIME, EAGAIN, EBUSY, ENOMEM: return
+        default: precondition(result >= 0, "io_uring_enter failed: \(errnoText(-result))")
+        }
+    }
+}
+
+extension __kernel_timespec {
+    init(nanoseconds: UInt64) {
+        self.init()
+        tv_sec = .init(nanoseconds / 1_000_000_000)
+        tv_nsec = .init(nanoseconds % 1_000_000_000)
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the shard loop's time.
+public func monotonicNs() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+}
