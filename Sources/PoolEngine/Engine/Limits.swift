@@ -1,0 +1,42 @@
+import PoolFormat
+
+/// Every bound of the engine, checked against each other.
+public struct Limits: Sendable {
+    /// Requests (pieces of at most a grain) under way in one shard.
+    public var requestsInFlight = 1024
+    /// Metadata pages (checksums and validity) kept in memory for each shard: 64 MiB.
+    public var checksumPages = 16_384
+    /// Blocks of one space whose new value is not durable yet; reached: the engine flushes.
+    public var unflushedBlocks = 65_536
+    /// Journal pieces (1 MiB each) of a new space.
+    public var journalPieces = 8
+    /// Regions of one space that may be dirty at a time; reached: the idle ones are cleaned.
+    public var dirtyRegions = 4096
+    /// A region without writes for this long is cleaned.
+    public var cleanAfterNs: UInt64 = 5_000_000_000
+    /// Metadata pages that one checkpoint step writes together.
+    public var checkpointPages = 256
+    /// Most data columns x copies of a slab group.
+    public var groupSlabs = 60
+
+    /// Buffers of the engine's own, out of the arena: 4 KiB, 16 KiB and 1 MiB.
+    public var scratchPages = 256
+    public var scratchPairs = 128
+    public var scratchGrains = 12
+
+    public init() {}
+
+    func check() {
+        precondition(requestsInFlight > 0 && requestsInFlight < 1 << 22)
+        // A request touches at most two checksum pages' worth of one grain, and replay holds some.
+        precondition(checksumPages >= 16)
+        precondition(unflushedBlocks >= Units.blocksPerGrain * 2)
+        // While the journal is half full, all that may be pending still fits (Journal.hasRoom).
+        let pendingBlocks = unflushedBlocks * 24 / Units.blockBytes
+        precondition(
+            pendingBlocks + pendingBlocks / 2 + 3 * Journal.batchBlocks
+                <= journalPieces * Journal.blocksPerPiece / 2)
+        precondition(scratchPages >= 16 && scratchPairs >= 4 && scratchGrains >= 6)
+        precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
+    }
+}

@@ -1,0 +1,87 @@
+import PoolFormat
+
+/// The engine's own buffers, taken from the arena once, so that slow paths never wait for clients'
+/// buffers: a full queue of writes cannot starve the commit that would let them go.
+final class ScratchBuffers: @unchecked Sendable {
+    private let arena: BufferArena
+    private weak var engine: Engine?
+    /// Free buffers: 4 KiB, 16 KiB, 1 MiB.
+    private var pages: [Int] = []
+    private var pairs: [Int] = []
+    private var grains: [Int] = []
+    private var given: Signal?
+    /// Requests parked for a page.
+    private var parked: [RequestIndex] = []
+
+    init(arena: BufferArena, limits: Limits) {
+        self.arena = arena
+        for _ in 0..<limits.scratchPages {
+            guard let page = arena.take(bytes: Units.blockBytes) else { break }
+            pages.append(page)
+        }
+        for _ in 0..<limits.scratchPairs {
+            guard let pair = arena.take(bytes: Self.pairBytes) else { break }
+            pairs.append(pair)
+        }
+        for _ in 0..<limits.scratchGrains {
+            guard let grain = arena.take(bytes: Units.grainBytes) else { break }
+            grains.append(grain)
+        }
+        // One buffer is never in the lists: it is what a stopped engine's slow paths scribble on.
+        let spare = grains.popLast()
+        afterStop = spare ?? 0
+        precondition(
+            pages.count == limits.scratchPages && pairs.count == limits.scratchPairs
+                && grains.count == limits.scratchGrains - 1,
+            "the arena is smaller than the engine's own buffers")
+    }
+
+    func connect(_ engine: Engine) {
+        self.engine = engine
+        given = Signal(engine)
+    }
+
+    static let pairBytes = 4 * Units.blockBytes
+
+    /// A buffer of 4 KiB, 16 KiB or 1 MiB, the smallest that holds `bytes`; waits until one is
+    /// free. A slow path holds at most three of 1 MiB.
+    func take(bytes: Int) async -> Int {
+        precondition(bytes <= Units.grainBytes)
+        while true {
+            if let buffer = tryTake(bytes: bytes) { return buffer }
+            guard let engine, !engine.isStopped, let given else { return afterStop }
+            await given.wait()
+        }
+    }
+
+    private func tryTake(bytes: Int) -> Int? {
+        if bytes <= Units.blockBytes { return pages.popLast() }
+        if bytes <= Self.pairBytes { return pairs.popLast() }
+        return grains.popLast()
+    }
+
+    /// A 4 KiB buffer, or nil while there is none: then the request is parked until there is.
+    func takePage(orPark request: RequestIndex) -> Int? {
+        if let page = pages.popLast() { return page }
+        parked.append(request)
+        return nil
+    }
+
+    func give(_ buffer: Int) {
+        if buffer == afterStop { return }
+        switch arena.capacity(of: buffer) {
+        case Units.blockBytes:
+            pages.append(buffer)
+            engine?.runnable.append(contentsOf: parked)
+            parked.removeAll(keepingCapacity: true)
+        case Self.pairBytes: pairs.append(buffer)
+        case let bytes:
+            precondition(bytes >= Units.grainBytes)
+            grains.append(buffer)
+        }
+        given?.fire()
+    }
+
+    /// Handed out by a stopped engine only, whose operations go nowhere.
+    private let afterStop: Int
+}

@@ -1,0 +1,149 @@
+import PoolFormat
+
+/// Finds the journal of a space on its copies and makes all of them the same again.
+///
+/// The newest batch whose whole chain is there, back to the tail it names, is the head: every batch
+/// names its predecessor by number and checksum. What follows a gap was never confirmed, unless a
+/// batch says it was: then something durable is lost, and the space must not be made shorter.
+///
+/// Order: the copies are merged batch by batch; what a copy lacks is written to it; all are
+/// flushed; only then is anything of it applied. A crash in between finds the same chain again: a
+/// batch is only written where nothing of the chain lies.
+struct JournalScan {
+    struct Batch {
+        var header: BatchHeader
+        var checksum: UInt32
+        var firstBlock: Int
+        var bytes: [UInt8]
+        /// Bit `c`: copy `c` has it.
+        var copies: UInt8
+        var blocks: Int { bytes.count / Units.blockBytes }
+    }
+
+    private var batches: [Batch] = []
+
+    /// Adds what one copy of one piece holds. Batches never cross pieces.
+    mutating func add(_ piece: UnsafeRawBufferPointer, firstBlock: Int, copy: Int, lineage: Lineage) {
+        var block = 0
+        while block < Journal.blocksPerPiece {
+            let rest = unsafe UnsafeRawBufferPointer(
+                rebasing: piece[(block * Units.blockBytes)...])
+            guard let batch = unsafe try? BatchDecoder(rest, lineage: lineage) else {
+                block += 1
+                continue
+            }
+            note(
+                batch, bytes: unsafe Array(rest[..<batch.lengthBytes]),
+                firstBlock: firstBlock + block, copy: copy)
+            block += batch.lengthBytes / Units.blockBytes
+        }
+    }
+
+    private mutating func note(
+        _ batch: BatchDecoder, bytes: [UInt8], firstBlock: Int, copy: Int
+    ) {
+        let bit = UInt8(1) << UInt8(copy)
+        for index in batches.indices
+        where batches[index].firstBlock == firstBlock
+            && batches[index].checksum == batch.checksum
+            && batches[index].header == batch.header
+        {
+            batches[index].copies |= bit
+            return
+        }
+        batches.append(
+            Batch(
+                header: batch.header, checksum: batch.checksum, firstBlock: firstBlock,
+                bytes: bytes, copies: bit))
+    }
+
+    enum Outcome {
+        case chain([Batch])
+        /// A batch that was confirmed is on no copy.
+        case lost(sequence: UInt64)
+        case empty
+    }
+
+    /// The batches from the tail to the head, oldest first.
+    func chain() -> Outcome {
+        let newestFirst = batches.sorted {
+            ($0.header.epoch, $0.header.sequence) > ($1.header.epoch, $1.header.sequence)
+        }
+        guard let newest = newestFirst.first else { return .empty }
+        var bySequence: [UInt64: [Batch]] = [:]
+        for batch in batches { bySequence[batch.header.sequence, default: []].append(batch) }
+        let confirmed = batches.map(\.header.confirmedSequence).max() ?? 0
+        for head in newestFirst {
+            guard let chain = Self.chain(to: head, bySequence) else { continue }
+            return head.header.sequence >= confirmed
+                ? .chain(chain) : .lost(sequence: head.header.sequence + 1)
+        }
+        return .lost(sequence: newest.header.tailSequence)
+    }
+
+    private static func chain(to head: Batch, _ bySequence: [UInt64: [Batch]]) -> [Batch]? {
+        var chain = [head]
+        var at = head
+        while at.header.sequence > head.header.tailSequence {
+            let before = bySequence[at.header.sequence - 1]?.first {
+                $0.checksum == at.header.previousChecksum && $0.header.epoch <= at.header.epoch
+            }
+            guard let before else { return nil }
+            chain.append(before)
+            at = before
+        }
+        return chain.reversed()
+    }
+}
+
+extension Space {
+    /// Reads every copy of the journal. A copy that cannot be read counts as one that has nothing.
+    static func scanJournal(
+        _ pool: Pool, lineage: Lineage, pieces: [[SlabGroups.Base]]
+    ) async throws(PoolError) -> JournalScan {
+        let engine = pool.engine
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let io = IOBatch(engine)
+        var scan = JournalScan()
+        for (index, copies) in pieces.enumerated() {
+            for (copy, base) in copies.enumerated() {
+                io.read(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, into: buffer)
+                guard await io.run() else {
+                    if engine.isStopped { throw .stopped }
+                    pool.noteReadError(base.device)
+                    continue
+                }
+                unsafe scan.add(
+                    UnsafeRawBufferPointer(engine.arena.bytes(buffer, Units.pieceBytes)),
+                    firstBlock: index * Journal.blocksPerPiece, copy: copy, lineage: lineage)
+            }
+        }
+        return scan
+    }
+
+    /// Writes every batch of the chain to the copies that lack it, and flushes them all.
+    static func mergeJournal(
+        _ pool: Pool, pieces: [[SlabGroups.Base]], chain: [JournalScan.Batch]
+    ) async throws(PoolError) {
+        let engine = pool.engine
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let io = IOBatch(engine)
+        for batch in chain {
+            let copies = pieces[batch.firstBlock / Journal.blocksPerPiece]
+            let within = UInt64(batch.firstBlock % Journal.blocksPerPiece * Units.blockBytes)
+            unsafe engine.arena.bytes(buffer, batch.bytes.count).copyBytes(from: batch.bytes)
+            for (copy, base) in copies.enumerated() where batch.copies >> UInt8(copy) & 1 == 0 {
+                io.write(
+                    base.device, at: base.offsetBytes + within, bytes: batch.bytes.count,
+                    from: buffer)
+            }
+            guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        }
+        var devices = DeviceSet()
+        for base in pieces.joined() { devices.insert(base.device) }
+        devices.forEach { io.flush($0) }
+        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+    }
+}

@@ -1,0 +1,336 @@
+import PoolFormat
+
+/// Incremental checkpoints: pages that changed since their last one, the oldest change first, so
+/// that the journal's oldest batches are needed no more.
+///
+/// Order, each step complete before the next:
+///
+/// 1. *Image*, at one instant: the page as it is durably, up to the confirmed batch. A value or map
+///    entry that is not durable is replaced by the one that is. The page carries that batch's
+///    number; replay applies only later ones.
+/// 2. Write it into the slot that is not its newer one, on every copy.
+/// 3. Flush. Only now is the slot the newer one.
+/// 4. Retire the batches below the oldest change that no flushed page holds.
+///
+/// A crash before 3 leaves the older slot and the batches it needs; after 3, either is right.
+extension Space {
+    /// New changes wait: the rest of the journal is for what makes room.
+    var isJournalTight: Bool { journal.usedBlocks * 2 > journal.blockCount }
+
+    func wantCheckpoint() {
+        isCheckpointWanted = true
+        checkpointWanted.fire()
+    }
+
+    /// Runs for as long as the space is open.
+    func checkpointLoop() async {
+        while !engine.isStopped {
+            guard isCheckpointWanted else {
+                if hasEnded { return }
+                await checkpointWanted.wait()
+                continue
+            }
+            isCheckpointWanted = false
+            await checkpointUntilSmall()
+        }
+    }
+
+    private func checkpointUntilSmall() async {
+        while !engine.isStopped, readOnlyReason == nil, hasMuchToCheckpoint {
+            let step = await checkpointStep(limit: engine.limits.checkpointPages)
+            checkpointed.fire()
+            if !isJournalTight { wake(&roomWaiters) }
+            if step.written > 0 { continue }
+            // What is left has changes under way: they have to be durable first.
+            guard step.skipped > 0, await commit() else { break }
+        }
+        checkpointed.fire()
+        wake(&roomWaiters)
+    }
+
+    private var hasMuchToCheckpoint: Bool {
+        journal.usedBlocks * 8 > journal.blockCount
+            || engine.frames.dirtyCount * 4 > engine.frames.capacity
+    }
+
+    /// Everything is in its page, the journal is empty. For a clean end.
+    func checkpointAll() async -> Bool {
+        while pieces.dirtyCount > 0 || hasDirtyFrames {
+            guard !engine.isStopped, readOnlyReason == nil else { return false }
+            let step = await checkpointStep(limit: engine.limits.checkpointPages)
+            checkpointed.fire()
+            if step.written == 0 {
+                guard step.skipped > 0, await commit() else { return false }
+            }
+        }
+        return true
+    }
+
+    private var hasDirtyFrames: Bool {
+        (0..<Int32(engine.frames.capacity)).contains {
+            engine.frames[$0].space == handle.index && engine.frames[$0].dirtySince != 0
+        }
+    }
+
+    // MARK: - one step
+
+    private struct Candidate {
+        var kind: PieceKind
+        var page: UInt32
+        var since: UInt64
+        /// For a checksum page.
+        var frame: Int32 = -1
+    }
+
+    /// Writes the pages with the oldest changes.
+    ///
+    /// - Returns: pages written, and pages passed over because of changes under way.
+    private func checkpointStep(limit: Int) async -> (written: Int, skipped: Int) {
+        await checkpointLock.acquire(engine)
+        defer { checkpointLock.release() }
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let confirmed = journal.confirmedSequence
+        var skipped = 0
+        var written: [Candidate] = []
+        for candidate in candidates() where written.count < limit {
+            let offset = buffer + written.count * Units.blockBytes
+            guard image(candidate, at: offset, confirmed: confirmed) else {
+                skipped += 1
+                continue
+            }
+            written.append(candidate)
+        }
+        guard !written.isEmpty else { return (0, skipped) }
+        guard await write(written, from: buffer) else { return (0, 0) }
+        for candidate in written { settleSlot(candidate) }
+        engine.frameReleased.fire()
+        counters.checkpointedPages += UInt64(written.count)
+        retire()
+        return (written.count, skipped)
+    }
+
+    private func candidates() -> [Candidate] {
+        var all: [Candidate] = []
+        for kind in PieceDirectory.pagedKinds where kind != .checksum {
+            all += pieces.dirtyPages(kind).map {
+                Candidate(kind: kind, page: $0.page, since: $0.since)
+            }
+        }
+        for frame in 0..<Int32(engine.frames.capacity) {
+            let state = engine.frames[frame]
+            if state.space == handle.index, state.dirtySince != 0, !state.isLoading {
+                all.append(
+                    Candidate(
+                        kind: .checksum, page: state.page, since: state.dirtySince, frame: frame))
+            }
+        }
+        return all.sorted {
+            ($0.since, $0.kind.rawValue, $0.page) < ($1.since, $1.kind.rawValue, $1.page)
+        }
+    }
+
+    /// Makes the durable image of a page. From here on it counts as clean but for later changes;
+    /// `retire` is not called before it is flushed. False: it cannot be told apart from changes
+    /// under way.
+    private func image(_ candidate: Candidate, at offset: Int, confirmed: UInt64) -> Bool {
+        let page = unsafe PageImage(engine.arena.bytes(offset, Units.blockBytes))
+        switch candidate.kind {
+        case .checksum:
+            guard imageValues(candidate, page) else { return false }
+            engine.frames[candidate.frame].pins += 1
+            engine.frames.markClean(candidate.frame)
+            if engine.frames[candidate.frame].unflushed > 0 {
+                engine.frames.markDirty(candidate.frame, since: confirmed + 1)
+            }
+        case .map:
+            page.zero()
+            pieces.markClean(.map, candidate.page)
+            if imageMap(candidate.page, page) {
+                pieces.markDirty(.map, candidate.page, since: confirmed + 1)
+            }
+        case .dirty:
+            page.zero()
+            imageDirty(candidate.page, page)
+            pieces.markClean(.dirty, candidate.page)
+        case .group:
+            page.zero()
+            imageGroups(candidate.page, page)
+            pieces.markClean(.group, candidate.page)
+        case .directory:
+            page.zero()
+            imageDirectory(candidate.page, page)
+            pieces.markClean(.directory, candidate.page)
+        case .root, .journal, .missed, .pins, .heat:
+            preconditionFailure("no page of this kind is ever dirty")
+        }
+        MetadataPage.seal(
+            page, kind: candidate.kind, lineage: lineage, epoch: epoch,
+            index: UInt64(candidate.page), sequence: confirmed)
+        return true
+    }
+
+    private func imageValues(_ candidate: Candidate, _ page: PageImage) -> Bool {
+        let first = UInt64(candidate.page) * UInt64(ChecksumPage.grainsPerPage)
+        let grains = first..<first + UInt64(ChecksumPage.grainsPerPage)
+        // A map change resets a grain's values: what they were durably is not known any more.
+        for grain in grains
+        where pending.grains.old(grain) != nil || committing.grains.old(grain) != nil {
+            return false
+        }
+        unsafe page.buffer.copyMemory(
+            from: UnsafeRawBufferPointer(engine.frames.image(candidate.frame)))
+        guard engine.frames[candidate.frame].unflushed > 0 else { return true }
+        for grain in grains {
+            for block in 0..<Units.blocksPerGrain {
+                let key = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
+                if let old = committing.blocks.old(key) ?? pending.blocks.old(key) {
+                    ChecksumPage.setValue(page, grain: grain, block: block, UInt32(old))
+                }
+            }
+        }
+        return true
+    }
+
+    /// - Returns: whether a change under way was left out.
+    private func imageMap(_ index: UInt32, _ page: PageImage) -> Bool {
+        let first = UInt64(index) * UInt64(MapPage.entriesPerPage)
+        var leftOut = false
+        for position in 0..<MapPage.entriesPerPage {
+            let grain = first + UInt64(position)
+            guard grain < UInt64(map.grainCount) else { break }
+            var entry = map[grain]
+            if let old = committing.grains.old(grain) ?? pending.grains.old(grain) {
+                entry = GrainMap.Entry(rawValue: old)
+                leftOut = true
+            }
+            if entry.isMapped { MapPage.setEntry(in: page, at: position, entry.durable) }
+        }
+        return leftOut
+    }
+
+    private func imageDirty(_ index: UInt32, _ page: PageImage) {
+        for region in regions.marked where regions.isDurablyDirty(region) {
+            let place = DirtyPage.place(ofRegion: region)
+            if place.page == UInt64(index) {
+                DirtyPage.set(in: page, region: place.region, dirty: true)
+            }
+        }
+    }
+
+    /// Grants and releases under way may be in it: an empty group that exists and is not recorded,
+    /// or one that is recorded as gone and still granted, is put right when the space is opened.
+    private func imageGroups(_ index: UInt32, _ page: PageImage) {
+        for position in 0..<GroupPage.recordsPerPage {
+            let id = index * UInt32(GroupPage.recordsPerPage) + UInt32(position)
+            // A record that is here was validated when it was granted or read.
+            do throws(FormatError) {
+                try GroupPage.setRecord(in: page, at: position, groups[id]?.record)
+            } catch {
+                preconditionFailure(error.description)
+            }
+        }
+    }
+
+    private func imageDirectory(_ index: UInt32, _ page: PageImage) {
+        for position in 0..<DirectoryPage.entriesPerPage {
+            let slot = index * UInt32(DirectoryPage.entriesPerPage) + UInt32(position)
+            if let entry = pieces.entry(inSlot: slot) {
+                DirectoryPage.setEntry(in: page, at: position, entry)
+            }
+        }
+    }
+
+    private func write(_ pages: [Candidate], from buffer: Int) async -> Bool {
+        let io = IOBatch(engine)
+        var devices = DeviceSet()
+        var targets: [DeviceIndex] = []
+        for (position, candidate) in pages.enumerated() {
+            let slot = 1 - newerSlot(candidate)
+            for base in pieces.addresses(candidate.kind, page: candidate.page, slot: slot) {
+                io.write(
+                    base.device, at: base.offsetBytes, bytes: Units.blockBytes,
+                    from: buffer + position * Units.blockBytes)
+                devices.insert(base.device)
+                targets.append(base.device)
+            }
+        }
+        if Mutant.isActive(.retireEarly) { retire() }
+        if await io.run() { return await flush(devices) }
+        if engine.isStopped { return false }
+        var failed = DeviceSet()
+        for (device, status) in zip(targets, io.statuses) where status != .ok {
+            failed.insert(device)
+        }
+        await failDevices(failed, during: "checkpoint")
+        return false
+    }
+
+    private func newerSlot(_ candidate: Candidate) -> Int {
+        candidate.frame >= 0
+            ? Int(engine.frames[candidate.frame].slot)
+            : pieces.newerSlot(candidate.kind, candidate.page)
+    }
+
+    private func settleSlot(_ candidate: Candidate) {
+        let slot = 1 - newerSlot(candidate)
+        if candidate.frame >= 0 {
+            engine.frames[candidate.frame].slot = UInt8(slot)
+            engine.frames[candidate.frame].pins -= 1
+        } else {
+            pieces.setNewerSlot(candidate.kind, candidate.page, slot)
+        }
+    }
+
+    /// Frees the batches that no page and no commit under way needs.
+    private func retire() {
+        var oldest = journal.confirmedSequence + 1
+        if let dirty = pieces.oldestDirty { oldest = min(oldest, dirty) }
+        if let replayed = overlay.oldest { oldest = min(oldest, replayed) }
+        for frame in 0..<Int32(engine.frames.capacity) {
+            let state = engine.frames[frame]
+            if state.space == handle.index, state.dirtySince != 0 {
+                oldest = min(oldest, state.dirtySince)
+            }
+        }
+        journal.retire(below: oldest)
+    }
+}
+
+/// What the journal holds for checksum pages that are not in memory since the space was opened.
+struct ReplayOverlay {
+    enum Change {
+        /// A map record: the grain's 256 blocks are UNWRITTEN.
+        case reset(grain: UInt64)
+        case value(block: UInt64, UInt32)
+    }
+
+    private var pages: [UInt32: [(sequence: UInt64, change: Change)]] = [:]
+
+    mutating func add(_ change: Change, page: UInt32, sequence: UInt64) {
+        pages[page, default: []].append((sequence, change))
+    }
+
+    /// The oldest batch with a change that is only here.
+    var oldest: UInt64? { pages.values.compactMap { $0.first?.sequence }.min() }
+    var pageNumbers: [UInt32] { pages.keys.sorted() }
+
+    /// Brings a page up to date; from here on the frame is what keeps the journal.
+    mutating func apply(page: UInt32, pageSequence: UInt64, frames: PageFrames, _ frame: Int32) {
+        guard let changes = pages.removeValue(forKey: page) else { return }
+        let image = unsafe PageImage(frames.image(frame))
+        for (sequence, change) in changes where sequence > pageSequence {
+            switch change {
+            case .reset(let grain):
+                for block in 0..<Units.blocksPerGrain {
+                    ChecksumPage.setValue(image, grain: grain, block: block, BlockValue.unwritten)
+                }
+            case .value(let block, let value):
+                let grain = block / UInt64(Units.blocksPerGrain)
+                ChecksumPage.setValue(
+                    image, grain: grain, block: Int(block % UInt64(Units.blocksPerGrain)), value)
+            }
+            frames.markDirty(frame, since: sequence)
+        }
+    }
+}

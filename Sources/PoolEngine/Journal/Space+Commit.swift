@@ -1,0 +1,410 @@
+import PoolFormat
+
+/// The group commit: everything that changed since the last one becomes durable together.
+///
+/// Order, each step complete before the next:
+///
+/// 1. *Capture*, at one instant: every completed write, trim and grant; every FLUSH and FUA that
+///    waits. What comes later belongs to the next commit, whose device flushes are submitted later.
+/// 2. Where a block leaves UNWRITTEN: flush the devices with captured data. A record that makes
+///    bytes readable is written only behind those bytes.
+/// 3. Write the journal's batches to every copy.
+/// 4. Flush the devices with captured data and those of the journal.
+/// 5. *Confirm*: reply to the captured, free what was unmapped, let writes go on.
+///
+/// Why a crash is safe. Before 4 has ended nothing was acknowledged as durable, and any prefix of
+/// the batches may be found: each holds absolute values, so each prefix is a state between the last
+/// commit and this one. After 4 all of it is found, on every copy.
+extension Space {
+    func waitForCommit(_ request: RequestIndex) {
+        flushWaiters.append(request)
+        wantCommit()
+    }
+
+    func wantCommit() {
+        isCommitWanted = true
+        commitWanted.fire()
+    }
+
+    /// Only marks and grants need to be durable soon: writes wait for them.
+    func wantMarks() {
+        isMarkWanted = true
+        commitWanted.fire()
+    }
+
+    /// Everything acknowledged before this call becomes durable. False: it could not.
+    func commit() async -> Bool {
+        let wanted = startedCommits + 1
+        wantCommit()
+        while completedCommits < wanted {
+            if readOnlyReason != nil || engine.isStopped { return false }
+            await commitCompleted.wait()
+        }
+        return true
+    }
+
+    /// Runs for as long as the space is open, one commit at a time.
+    func commitLoop() async {
+        while !engine.isStopped {
+            if readOnlyReason != nil { failFlushes() }
+            guard isCommitWanted || isMarkWanted else {
+                if hasEnded { return }
+                await commitWanted.wait()
+                continue
+            }
+            if readOnlyReason != nil {
+                (isCommitWanted, isMarkWanted) = (false, false)
+                continue
+            }
+            guard journal.hasRoom(bytes: pending.journalBytes + Units.blockBytes) else {
+                // Checkpointing needs no room: it makes some.
+                wantCheckpoint()
+                await checkpointed.wait()
+                continue
+            }
+            let onlyMarks = !isCommitWanted
+            (isCommitWanted, isMarkWanted) = (false, false)
+            await onlyMarks ? commitMarks() : commitAll()
+        }
+    }
+
+    private func failFlushes() {
+        let failed = flushWaiters
+        flushWaiters.removeAll(keepingCapacity: true)
+        for request in failed { reply(request, .ioError) }
+        commitCompleted.fire()
+    }
+
+    // MARK: - one commit
+
+    private func commitAll() async {
+        addCleans()
+        let values = capture()
+        startedCommits += 1
+        let devices = unflushedDevices
+        unflushedDevices = DeviceSet()
+        swap(&flushWaiters, &capturedWaiters)
+
+        if Mutant.isActive(.acknowledgeBeforeFlush) { confirmWaiters() }
+        var isDurable = true
+        if values.makesReadable && !Mutant.isActive(.recordBeforeData) {
+            isDurable = await flush(devices)
+        }
+        if isDurable { isDurable = await writeAndFlush(values, data: devices) }
+        guard isDurable else { return failCommit() }
+        confirm()
+        completedCommits = startedCommits
+        confirmWaiters()
+        commitCompleted.fire()
+    }
+
+    /// A commit of the marks alone: no data has to be flushed for them.
+    private func commitMarks() async {
+        swap(&pending.marks, &committing.marks)
+        for region in committing.marks { regions.setMark(region, .committing) }
+        guard await writeAndFlush(CapturedValues(), data: DeviceSet()) else { return failCommit() }
+        confirm()
+    }
+
+    /// Block and map values at the instant of capture, in the order of `committing`'s keys.
+    private struct CapturedValues {
+        var blocks: [UInt32] = []
+        var grains: [GrainMap.Entry] = []
+        /// A block leaves UNWRITTEN.
+        var makesReadable = false
+    }
+
+    private func capture() -> CapturedValues {
+        precondition(committing.isEmpty && committing.freed.isEmpty)
+        swap(&pending, &committing)
+        for region in committing.marks { regions.setMark(region, .committing) }
+        var values = CapturedValues()
+        values.blocks.reserveCapacity(committing.blocks.keys.count)
+        for key in committing.blocks.keys {
+            guard key != PendingTable.removed else {
+                values.blocks.append(0)
+                continue
+            }
+            let value = currentValue(ofBlock: key)
+            if value != BlockValue.unwritten,
+                committing.blocks.old(key) == UInt64(BlockValue.unwritten)
+            {
+                values.makesReadable = true
+            }
+            values.blocks.append(value)
+        }
+        values.grains = committing.grains.keys.map { map[$0] }
+        return values
+    }
+
+    private func currentValue(ofBlock key: UInt64) -> UInt32 {
+        let grain = key / UInt64(Units.blocksPerGrain)
+        let frame = pageFrames[Int(ChecksumPage.index(ofGrain: grain))]
+        return ChecksumPage.value(
+            unsafe PageImage(engine.frames.image(frame)), grain: grain,
+            block: Int(key % UInt64(Units.blocksPerGrain)))
+    }
+
+    /// Regions that a finished commit has covered may be clean once this one is durable.
+    private func addCleans() {
+        let regions = self.regions.cleanable(
+            completedCommits: completedCommits, nowNs: engine.nowNs,
+            idleNs: isClosing ? 0 : engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)
+        for region in regions {
+            self.regions.setMark(region, .cleaning)
+            pending.cleans.append(region)
+        }
+    }
+
+    private func writeAndFlush(_ values: CapturedValues, data: DeviceSet) async -> Bool {
+        var devices = data
+        if !committing.isEmpty {
+            devices.formUnion(journal.devices)
+            guard await writeBatches(values) else { return false }
+        }
+        return await flush(devices)
+    }
+
+    func flush(_ devices: DeviceSet) async -> Bool {
+        let io = IOBatch(engine)
+        var list: [DeviceIndex] = []
+        devices.forEach { list.append($0) }
+        for device in list { io.flush(device) }
+        if await io.run() { return true }
+        if engine.isStopped { return false }
+        var failed = DeviceSet()
+        for (device, status) in zip(list, io.statuses) where status != .ok { failed.insert(device) }
+        await failDevices(failed, during: "flush")
+        return false
+    }
+
+    // MARK: - batches
+
+    /// Encodes `committing` into as many batches as it takes and writes each to every copy.
+    private func writeBatches(_ values: CapturedValues) async -> Bool {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        var cursor = CommitCursor()
+        repeat {
+            let bytes = unsafe engine.arena.bytes(
+                buffer, Journal.batchBlocks * Units.blockBytes)
+            var writer = unsafe BatchWriter(bytes)
+            let isLast = encode(values, from: &cursor, into: &writer)
+            guard await writeBatch(&writer, buffer: buffer) else { return false }
+            if isLast { return true }
+        } while true
+    }
+
+    private func writeBatch(_ writer: inout BatchWriter, buffer: Int) async -> Bool {
+        let tail = journal.tail
+        let blocks =
+            (JournalBatch.headerBytes + writer.recordBytes + Units.blockBytes - 1)
+            / Units.blockBytes
+        let place = journal.place(blocks: blocks)
+        let isFirst = tail.sequence == journal.nextSequence
+        let (_, checksum) = writer.finish(
+            BatchHeader(
+                lineage: lineage, epoch: epoch, sequence: journal.nextSequence,
+                previousChecksum: journal.previousChecksum,
+                confirmedSequence: journal.confirmedSequence, tailSequence: tail.sequence,
+                tailBlock: UInt32(isFirst ? place.firstBlock : tail.block),
+                recordBytes: 0, recordCount: 0))
+        let entry = journal.append(blocks: blocks, checksum: checksum)
+        let io = IOBatch(engine)
+        let copies = journal.addresses(ofBlock: entry.firstBlock)
+        for base in copies {
+            io.write(
+                base.device, at: base.offsetBytes, bytes: blocks * Units.blockBytes, from: buffer)
+        }
+        if await io.run() { return true }
+        if engine.isStopped { return false }
+        var failed = DeviceSet()
+        for (base, status) in zip(copies, io.statuses) where status != .ok {
+            failed.insert(base.device)
+        }
+        await failDevices(failed, during: "journal write")
+        return false
+    }
+
+    /// How far the encoding of a commit has come.
+    private struct CommitCursor {
+        var records = 0
+        var marks = 0
+        var grains = 0
+        var blocks = 0
+        var cleans = 0
+    }
+
+    /// Grants before what relies on them; map before values; cleans last.
+    ///
+    /// - Returns: whether everything is in; false: the batch is full.
+    private func encode(
+        _ values: CapturedValues, from cursor: inout CommitCursor, into writer: inout BatchWriter
+    ) -> Bool {
+        while cursor.records < committing.records.count {
+            guard writer.append(committing.records[cursor.records]) else { return false }
+            cursor.records += 1
+        }
+        while cursor.marks < committing.marks.count {
+            guard writer.appendMark(region: committing.marks[cursor.marks]) else { return false }
+            cursor.marks += 1
+        }
+        while cursor.grains < values.grains.count {
+            let grain = committing.grains.keys[cursor.grains]
+            let entry = values.grains[cursor.grains]
+            if grain != PendingTable.removed {
+                let isIn =
+                    entry.isMapped
+                    ? writer.appendMap(grain: grain, entry: entry.durable)
+                    : writer.appendUnmap(grain: grain)
+                guard isIn else { return false }
+            }
+            cursor.grains += 1
+        }
+        while cursor.blocks < values.blocks.count {
+            guard encodeRun(values, &cursor, &writer) else { return false }
+        }
+        while cursor.cleans < committing.cleans.count {
+            guard writer.appendClean(region: committing.cleans[cursor.cleans]) else { return false }
+            cursor.cleans += 1
+        }
+        return true
+    }
+
+    /// One run of consecutive blocks of one grain.
+    private func encodeRun(
+        _ values: CapturedValues, _ cursor: inout CommitCursor, _ writer: inout BatchWriter
+    ) -> Bool {
+        let keys = committing.blocks.keys
+        let first = keys[cursor.blocks]
+        if first == PendingTable.removed {
+            cursor.blocks += 1
+            return true
+        }
+        runChanges.removeAll(keepingCapacity: true)
+        var at = cursor.blocks
+        let grainBlocks = UInt64(Units.blocksPerGrain)
+        while at < keys.count, keys[at] == first + UInt64(runChanges.count),
+            keys[at] / grainBlocks == first / grainBlocks
+        {
+            let old = committing.blocks.old(keys[at]) ?? 0
+            runChanges.append(ValueChange(old: UInt32(old), new: values.blocks[at]))
+            at += 1
+        }
+        let isIn = unsafe runChanges.withUnsafeBufferPointer {
+            unsafe writer.appendValues(firstBlock: first, changes: $0)
+        }
+        guard isIn else { return false }
+        cursor.blocks = at
+        return true
+    }
+
+    // MARK: - afterwards
+
+    /// Everything in `committing` is durable on every copy.
+    private func confirm() {
+        journal.confirmedSequence = journal.nextSequence - 1
+        counters.commits += 1
+        for key in committing.blocks.keys where key != PendingTable.removed {
+            let page = ChecksumPage.index(ofGrain: key / UInt64(Units.blocksPerGrain))
+            engine.frames[pageFrames[Int(page)]].unflushed -= 1
+        }
+        for region in committing.marks { markIsDurable(region) }
+        for region in committing.cleans { cleanIsDurable(region) }
+        if !committing.freed.isEmpty {
+            let freed = committing.freed
+            background { await $0.release(freed) }
+        }
+        committing.removeAll()
+        engine.frameReleased.fire()
+        if !isJournalTight { wake(&roomWaiters) }
+        if journal.usedBlocks * 4 > journal.blockCount { wantCheckpoint() }
+        if engine.frames.dirtyCount * 2 > engine.frames.capacity { wantCheckpoint() }
+    }
+
+    private func markIsDurable(_ region: UInt64) {
+        regions.setMark(region, .dirty)
+        regions[region].lastWriteNs = engine.nowNs
+        maintenance.fire()
+        pieces.markDirty(
+            .dirty, UInt32(DirtyPage.place(ofRegion: region).page), since: firstUnretired)
+        wake(&markWaiters)
+    }
+
+    private func cleanIsDurable(_ region: UInt64) {
+        pieces.markDirty(
+            .dirty, UInt32(DirtyPage.place(ofRegion: region).page), since: firstUnretired)
+        regions.setMark(region, .clean)
+        guard regions[region].isWantedAgain else { return }
+        regions[region].isWantedAgain = false
+        regions.setMark(region, .requested)
+        pending.marks.append(region)
+        wantMarks()
+    }
+
+    /// The first batch of the commit that was just confirmed, or an earlier one.
+    private var firstUnretired: UInt64 { max(journal.tail.sequence, 1) }
+
+    private func confirmWaiters() {
+        let waiters = capturedWaiters
+        capturedWaiters.removeAll(keepingCapacity: true)
+        for request in waiters { reply(request, .ok) }
+    }
+
+    /// A disk failed: nothing of this commit is known to be durable, the space is read-only.
+    private func failCommit() {
+        let waiters = capturedWaiters
+        capturedWaiters.removeAll(keepingCapacity: true)
+        for request in waiters { reply(request, .ioError) }
+        if readOnlyReason == nil, !engine.isStopped { becomeReadOnly("a commit failed") }
+        commitCompleted.fire()
+    }
+
+    /// Gives unmapped grains back: discarded first, then free. Nothing durable names them, and
+    /// their readers left before they were unmapped: a trim holds its range alone.
+    private func release(_ freed: [GrainMap.Entry]) async {
+        let io = IOBatch(engine)
+        for start in stride(from: 0, to: freed.count, by: 256) {
+            let some = freed[start..<min(start + 256, freed.count)]
+            for entry in some { addDiscards(io, entry) }
+            let devices = (0..<io.count).map { io.device(of: $0) }
+            // A refused discard costs nothing but the space it would have given back.
+            _ = await io.run()
+            if engine.isStopped { return }
+            for (device, status) in zip(devices, io.statuses) where status == .unsupported {
+                engine.discardRefused.insert(device)
+            }
+            for entry in some { groups.release(entry) }
+            wake(&grainWaiters)
+        }
+        await releaseEmptyGroups()
+    }
+
+    private func addDiscards(_ io: IOBatch, _ entry: GrainMap.Entry) {
+        for copy in 0..<copies {
+            groups.forEachRun(
+                entry, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+            ) { base, _, bytes in
+                if !engine.discardRefused.contains(base.device) {
+                    io.discard(base.device, at: base.offsetBytes, bytes: UInt64(bytes))
+                }
+            }
+        }
+    }
+
+    /// Slab groups without a mapped grain go back to the pool: out of the free list, then the
+    /// record durable, then the slab tables.
+    private func releaseEmptyGroups() async {
+        guard !isGrowing, grainWaiters.isEmpty, readOnlyReason == nil else { return }
+        let removed = groups.removeEmpty()
+        guard !removed.isEmpty else { return }
+        for group in removed {
+            pending.records.append(.groupRemoved(id: group.id))
+            pieces.markDirty(
+                .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
+        }
+        guard await commit() else { return }
+        // A slab that could not be given back is found unclaimed when the space is next opened.
+        for group in removed { try? await pool.releaseGroup(group, lineage: lineage) }
+    }
+}

@@ -1,0 +1,264 @@
+import PoolFormat
+
+/// Makes a space, opens it after a clean end or a crash, closes it.
+///
+/// Opening, each step complete before the next (the pool has flushed every disk and fenced older
+/// epochs before the first):
+///
+/// 1. The root, the newest valid slot of any copy, names the journal's and the directory's pieces.
+/// 2. The journal's copies are merged and flushed (``JournalScan``).
+/// 3. Directory, group, map and dirty pages are read, and the batches newer than each page applied.
+///    Values stay in the journal until their page is needed (``ReplayOverlay``).
+/// 4. The pool frees what this space was granted and does not claim.
+/// 5. The first batch of the new epoch is durable.
+/// 6. Requests are served; a grain of a dirty region is made equal on all copies before its first.
+extension Space {
+    // MARK: - making
+
+    /// Writes an empty space's metadata, flushed, before the configuration names it.
+    ///
+    /// - Returns: the copies of its root piece.
+    static func format(
+        _ pool: Pool, lineage: Lineage, disks: [DiskNumber]
+    ) async throws(PoolError) -> [PieceAddress] {
+        let engine = pool.engine
+        let journalPieces = engine.limits.journalPieces
+        let root = try await pool.grantPieces(
+            lineage: lineage, kind: .root, firstIndex: 0, count: 1, disks: disks)
+        let journal = try await pool.grantPieces(
+            lineage: lineage, kind: .journal, firstIndex: 0, count: journalPieces, disks: disks)
+        let directory = try await pool.grantPieces(
+            lineage: lineage, kind: .directory, firstIndex: 0, count: 1, disks: disks)
+        guard let rootPiece = root.first, let directoryPiece = directory.first else {
+            throw .noMetadataSpace
+        }
+        func bases(_ entry: DirectoryEntry) -> [SlabGroups.Base] {
+            entry.copies.map {
+                SlabGroups.Base(device: pool.device($0.disk), offsetBytes: pool.offset($0))
+            }
+        }
+        try await writeEmptyPages(
+            engine, kind: .directory, piece: 0, lineage: lineage, epoch: 0,
+            bases: bases(directoryPiece))
+        try await writeFirstBatch(engine, lineage: lineage, bases: bases(journal[0]))
+        let content = SpaceRoot(
+            lineage: lineage, epoch: 0, sequence: 1, journal: journal.map(\.copies),
+            directory: [directoryPiece.copies])
+        try await writeRoot(engine, content, bases: bases(rootPiece))
+        return rootPiece.copies
+    }
+
+    /// So that a journal without a batch is always a damaged one.
+    private static func writeFirstBatch(
+        _ engine: Engine, lineage: Lineage, bases: [SlabGroups.Base]
+    ) async throws(PoolError) {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        var writer = unsafe BatchWriter(engine.arena.bytes(buffer, Units.blockBytes))
+        precondition(writer.append(.activation(epoch: 0)))
+        let (bytes, _) = writer.finish(
+            BatchHeader(
+                lineage: lineage, epoch: 0, sequence: 1, previousChecksum: 0,
+                confirmedSequence: 0, tailSequence: 1, tailBlock: 0, recordBytes: 0,
+                recordCount: 0))
+        try await writeFlushed(engine, bytes: bytes, from: buffer, to: bases, at: 0)
+    }
+
+    private static func writeRoot(
+        _ engine: Engine, _ root: SpaceRoot, bases: [SlabGroups.Base]
+    ) async throws(PoolError) {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        do throws(FormatError) {
+            try unsafe root.encode(into: engine.arena.bytes(buffer, SpaceRoot.slotBytes))
+        } catch {
+            throw .configurationRefused(error)
+        }
+        let slot = Int(root.sequence % 2)
+        try await writeFlushed(
+            engine, bytes: SpaceRoot.slotBytes, from: buffer, to: bases,
+            at: SpaceRoot.slotOffset(slot))
+    }
+
+    private static func writeFlushed(
+        _ engine: Engine, bytes: Int, from buffer: Int, to bases: [SlabGroups.Base], at offset: UInt64
+    ) async throws(PoolError) {
+        let io = IOBatch(engine)
+        for base in bases {
+            io.write(base.device, at: base.offsetBytes + offset, bytes: bytes, from: buffer)
+        }
+        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        for base in bases { io.flush(base.device) }
+        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+    }
+
+    // MARK: - opening
+
+    static func open(
+        _ pool: Pool, _ record: SpaceRecord, epoch: UInt64
+    ) async throws(PoolError) -> Space {
+        let root = try await readRoot(pool, record)
+        let resolve = Resolver(pool: pool, lineage: record.lineage)
+        let journalPieces = try resolve.bases(root.journal)
+        let scan = try await scanJournal(pool, lineage: record.lineage, pieces: journalPieces)
+        let chain: [JournalScan.Batch]
+        switch scan.chain() {
+        case .chain(let found): chain = found
+        case .lost(let sequence):
+            throw .claimRefused(
+                lineage: record.lineage, what: "batch \(sequence) of its journal is lost")
+        case .empty:
+            throw .claimRefused(lineage: record.lineage, what: "its journal is empty")
+        }
+        try await mergeJournal(pool, pieces: journalPieces, chain: chain)
+
+        let space = Space(
+            pool: pool, record: record, epoch: epoch,
+            journal: Journal(resuming: chain, pieces: journalPieces),
+            pieces: PieceDirectory(
+                rootDirectory: try resolve.bases(root.directory),
+                fixedPieces: 1 + root.journal.count))
+        space.handle = pool.engine.attach(space)
+        do throws(PoolError) {
+            try await space.recover(chain, root: root, record: record)
+        } catch {
+            await space.end()
+            throw error
+        }
+        return space
+    }
+
+    private static func readRoot(
+        _ pool: Pool, _ record: SpaceRecord
+    ) async throws(PoolError) -> SpaceRoot {
+        let engine = pool.engine
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let bases = try Resolver(pool: pool, lineage: record.lineage).bases([record.root])[0]
+        let io = IOBatch(engine)
+        var best: SpaceRoot?
+        for base in bases {
+            for slot in 0..<2 {
+                io.read(
+                    base.device, at: base.offsetBytes + SpaceRoot.slotOffset(slot),
+                    bytes: SpaceRoot.slotBytes, into: buffer)
+                guard await io.run() else {
+                    if engine.isStopped { throw .stopped }
+                    pool.noteReadError(base.device)
+                    continue
+                }
+                let root = unsafe try? SpaceRoot.decode(
+                    UnsafeRawBufferPointer(engine.arena.bytes(buffer, SpaceRoot.slotBytes)),
+                    lineage: record.lineage)
+                if let root, root.sequence > best?.sequence ?? 0 {
+                    best = root
+                }
+            }
+        }
+        guard let best else {
+            throw .claimRefused(lineage: record.lineage, what: "no copy of its root is readable")
+        }
+        return best
+    }
+
+    /// Turns addresses that were read from a disk into places, refusing those that are none.
+    struct Resolver {
+        let pool: Pool
+        let lineage: Lineage
+
+        func bases(_ pieces: [[PieceAddress]]) throws(PoolError) -> [[SlabGroups.Base]] {
+            var result: [[SlabGroups.Base]] = []
+            for copies in pieces {
+                for address in copies where !pool.contains(address) {
+                    throw .claimRefused(lineage: lineage, what: "it names a piece that is not there")
+                }
+                result.append(
+                    copies.map {
+                        SlabGroups.Base(device: pool.device($0.disk), offsetBytes: pool.offset($0))
+                    })
+            }
+            return result
+        }
+    }
+
+    private func recover(
+        _ chain: [JournalScan.Batch], root: SpaceRoot, record: SpaceRecord
+    ) async throws(PoolError) {
+        let records = try decode(chain)
+        try await recoverDirectory(records)
+        try await recoverGroups(records)
+        try await recoverMap(records)
+        try await recoverRegions(records)
+        overlayValues(records)
+        let rootPieces = record.root + root.journal.joined() + root.directory.joined()
+        try await pool.reconcile(
+            lineage: lineage, groups: groups.records,
+            pieces: rootPieces + pieces.entries.flatMap(\.copies))
+        try await start()
+    }
+
+    /// The first batch of the epoch, then the background work.
+    private func start() async throws(PoolError) {
+        background { await $0.commitLoop() }
+        background { await $0.checkpointLoop() }
+        guard readOnlyReason == nil else { return }
+        if !overlay.pageNumbers.isEmpty { background { await $0.drainOverlay() } }
+        let dirtyPages = (regions.count + DirtyPage.regionsPerPage - 1) / DirtyPage.regionsPerPage
+        for page in stride(from: 0, to: dirtyPages, by: MetadataPage.pagesPerPiece) {
+            try await ensurePiece(.dirty, page: UInt32(page))
+        }
+        pending.records.append(.activation(epoch: epoch))
+        guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
+        background { await $0.maintain() }
+        if !regions.marked.isEmpty { background { await $0.resync() } }
+    }
+
+    /// Lets the background work run out.
+    private func end() async {
+        hasEnded = true
+        while backgroundTasks > 0, !engine.isStopped {
+            commitWanted.fire()
+            checkpointWanted.fire()
+            maintenance.fire()
+            await idle.wait()
+        }
+        engine.detach(handle)
+        for frame in 0..<Int32(engine.frames.capacity)
+        where engine.frames[frame].space == handle.index {
+            engine.frames.give(frame)
+        }
+        engine.frameReleased.fire()
+    }
+
+    // MARK: - closing
+
+    /// Waits for what is under way, makes everything durable, leaves no region dirty and the
+    /// journal needed no more. The handle is refused from the start.
+    func close() async {
+        isClosing = true
+        while inFlight > 0, !engine.isStopped { await idle.wait() }
+        // The second commit records as clean what the first has covered.
+        if await commit(), await commit() { _ = await checkpointAll() }
+        await end()
+    }
+}
+
+extension Journal {
+    /// Goes on behind the head of a chain.
+    init(resuming chain: [JournalScan.Batch], pieces: [[SlabGroups.Base]]) {
+        var live: [Entry] = []
+        var next = chain.first?.firstBlock ?? 0
+        let blockCount = pieces.count * Self.blocksPerPiece
+        for batch in chain {
+            let skipped = (batch.firstBlock - next + blockCount) % blockCount
+            live.append(
+                Entry(
+                    sequence: batch.header.sequence, firstBlock: batch.firstBlock,
+                    blocks: batch.blocks, skipped: skipped))
+            next = (batch.firstBlock + batch.blocks) % blockCount
+        }
+        self.init(
+            pieces: pieces, nextSequence: (chain.last?.header.sequence ?? 0) + 1, nextBlock: next,
+            previousChecksum: chain.last?.checksum ?? 0, live: live)
+    }
+}

@@ -1,0 +1,255 @@
+import PoolFormat
+
+/// The pages of a space's metadata read back, and the journal's newer batches applied to them.
+extension Space {
+    typealias Replayed = [(sequence: UInt64, record: JournalRecord)]
+
+    /// The records of a chain, each with its batch's number.
+    func decode(_ chain: [JournalScan.Batch]) throws(PoolError) -> Replayed {
+        var records: Replayed = []
+        for batch in chain {
+            let problem = unsafe batch.bytes.withUnsafeBytes { bytes -> FormatError? in
+                do throws(FormatError) {
+                    var decoder = try unsafe BatchDecoder(bytes, lineage: lineage)
+                    while let record = try decoder.next() {
+                        records.append((batch.header.sequence, record))
+                    }
+                    return nil
+                } catch {
+                    return error
+                }
+            }
+            if let problem { throw .claimRefused(lineage: lineage, what: problem.description) }
+        }
+        return records
+    }
+
+    /// Reads every page of a kind that is there, piece by piece, and hands over the newest valid
+    /// slot of each with the batch number it is complete to.
+    private func readPages(
+        _ kind: PieceKind, pieceCount: Int, _ body: (UInt32, PageImage, UInt64) throws(PoolError) -> Void
+    ) async throws(PoolError) {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let io = IOBatch(engine)
+        for piece in 0..<UInt32(pieceCount) {
+            let first = piece * UInt32(MetadataPage.pagesPerPiece)
+            guard kind == .directory || pieces.has(kind, page: first),
+                let base = pieces.addresses(kind, page: first, slot: 0).first
+            else { continue }
+            io.read(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, into: buffer)
+            let isRead = await io.run()
+            if engine.isStopped { throw .stopped }
+            for within in 0..<MetadataPage.pagesPerPiece {
+                let page = first + UInt32(within)
+                let pair = buffer + Int(MetadataPage.slotOffset(page: within, slot: 0))
+                if isRead, let (slot, sequence) = undoubted(kind, page, pair) {
+                    pieces.setNewerSlot(kind, page, slot)
+                    let image = unsafe PageImage(
+                        engine.arena.bytes(pair + slot * Units.blockBytes, Units.blockBytes))
+                    try body(page, image, sequence)
+                    continue
+                }
+                let found = try await readPage(kind, page)
+                defer { engine.scratch.give(found.buffer) }
+                pieces.setNewerSlot(kind, page, found.slot)
+                let image = unsafe PageImage(
+                    engine.arena.bytes(found.buffer + found.offset, Units.blockBytes))
+                try body(page, image, found.sequence)
+            }
+        }
+    }
+
+    /// The newer slot of a pair of which both are valid, or the second was never written.
+    private func undoubted(
+        _ kind: PieceKind, _ page: UInt32, _ pair: Int
+    ) -> (slot: Int, sequence: UInt64)? {
+        guard case .valid(let first) = inspect(kind, page, pair) else { return nil }
+        switch inspect(kind, page, pair + Units.blockBytes) {
+        case .valid(let second): return second > first ? (1, second) : (0, first)
+        case .neverWritten: return (0, first)
+        case .damaged: return nil
+        }
+    }
+
+    func recoverDirectory(_ records: Replayed) async throws(PoolError) {
+        var found: [UInt32: DirectoryEntry] = [:]
+        try await readPages(.directory, pieceCount: pieces.rootDirectory.count) {
+            page, image, _ throws(PoolError) in
+            for position in 0..<DirectoryPage.entriesPerPage {
+                guard let entry = try? DirectoryPage.entry(in: image, at: position),
+                    entry.kind != nil
+                else { continue }
+                found[page * UInt32(DirectoryPage.entriesPerPage) + UInt32(position)] = entry
+            }
+        }
+        for (sequence, record) in records {
+            guard case .pieceGranted(let slot, let entry) = record else { continue }
+            found[slot] = entry
+            pieces.markDirty(
+                .directory, UInt32(DirectoryPage.place(ofSlot: slot).page), since: sequence)
+        }
+        let resolver = Resolver(pool: pool, lineage: lineage)
+        for slot in found.keys.sorted() {
+            guard let entry = found[slot] else { continue }
+            pieces.add(entry, slot: slot, bases: try resolver.bases([entry.copies])[0])
+        }
+    }
+
+    func recoverGroups(_ records: Replayed) async throws(PoolError) {
+        var found: [UInt32: GroupRecord] = [:]
+        var complete: [UInt32: UInt64] = [:]
+        try await readPages(.group, pieceCount: pieces.pieceCount(.group)) {
+            page, image, sequence throws(PoolError) in
+            complete[page] = sequence
+            for position in 0..<GroupPage.recordsPerPage {
+                guard let record = try? GroupPage.record(in: image, at: position) else { continue }
+                found[record.id] = record
+            }
+        }
+        for (sequence, record) in records {
+            let id: UInt32
+            switch record {
+            case .groupAdded(let group): id = group.id
+            case .groupRemoved(let removed): id = removed
+            default: continue
+            }
+            let page = GroupPage.index(ofGroup: id)
+            guard sequence > complete[page] ?? 0 else { continue }
+            pieces.markDirty(.group, page, since: sequence)
+            if case .groupAdded(let group) = record { found[id] = group } else { found[id] = nil }
+        }
+        for id in found.keys.sorted() {
+            guard let record = found[id] else { continue }
+            guard isUsable(record, id: id) else {
+                throw .claimRefused(lineage: lineage, what: "slab group \(id) cannot be")
+            }
+            adopt(record)
+        }
+    }
+
+    /// What the address arithmetic relies on.
+    private func isUsable(_ record: GroupRecord, id: UInt32) -> Bool {
+        record.id == id && id < 1 << 24 && Int(record.copies) == copies && record.columns > 0
+            && record.slabs.count == Int(record.columns) * copies
+            && record.unitBytes >= 4096 && record.unitBytes.nonzeroBitCount == 1
+            && Int(record.unitBytes) <= Units.slabBytes
+            && record.slabs.allSatisfy { pool.contains($0.address) }
+    }
+
+    func recoverMap(_ records: Replayed) async throws(PoolError) {
+        var complete: [UInt32: UInt64] = [:]
+        try await readPages(.map, pieceCount: pieces.pieceCount(.map)) {
+            page, image, sequence throws(PoolError) in
+            complete[page] = sequence
+            let first = UInt64(page) * UInt64(MapPage.entriesPerPage)
+            for position in 0..<MapPage.entriesPerPage {
+                let entry = GrainMap.Entry(MapPage.entry(in: image, at: position))
+                guard entry.isMapped else { continue }
+                guard first + UInt64(position) < UInt64(map.grainCount) else {
+                    throw .claimRefused(lineage: lineage, what: "its map is too long")
+                }
+                map[first + UInt64(position)] = entry
+            }
+        }
+        for (sequence, record) in records {
+            let change: (grain: UInt64, entry: GrainMap.Entry)
+            switch record {
+            case .map(let grain, let entry): change = (grain, GrainMap.Entry(entry))
+            case .unmap(let grain): change = (grain, .unmapped)
+            default: continue
+            }
+            guard change.grain < UInt64(map.grainCount) else {
+                throw .claimRefused(lineage: lineage, what: "its journal maps past its end")
+            }
+            let page = MapPage.index(ofGrain: change.grain)
+            guard sequence > complete[page] ?? 0 else { continue }
+            map[change.grain] = change.entry
+            pieces.markDirty(.map, page, since: sequence)
+        }
+        try claimGrains()
+    }
+
+    /// Every mapped grain takes its physical grain, which nobody else may have.
+    private func claimGrains() throws(PoolError) {
+        for grains in map.populated {
+            for grain in grains {
+                guard grain < map.grainCount else { break }
+                let entry = map[UInt64(grain)]
+                guard entry.isMapped else { continue }
+                guard groups.isFree(entry) else {
+                    throw .claimRefused(
+                        lineage: lineage, what: "grain \(grain) lies where it cannot")
+                }
+                groups.take(entry.group, entry.physicalGrain)
+            }
+        }
+    }
+
+    func recoverRegions(_ records: Replayed) async throws(PoolError) {
+        var dirty: Set<UInt64> = []
+        var complete: [UInt32: UInt64] = [:]
+        try await readPages(.dirty, pieceCount: pieces.pieceCount(.dirty)) {
+            page, image, sequence throws(PoolError) in
+            complete[page] = sequence
+            var next = DirtyPage.nextDirty(in: image, from: 0)
+            while let position = next {
+                dirty.insert(UInt64(page) * UInt64(DirtyPage.regionsPerPage) + UInt64(position))
+                next = DirtyPage.nextDirty(in: image, from: position + 1)
+            }
+        }
+        for (sequence, record) in records {
+            let change: (region: UInt64, isDirty: Bool)
+            switch record {
+            case .mark(let region): change = (region, true)
+            case .clean(let region): change = (region, false)
+            default: continue
+            }
+            let page = UInt32(DirtyPage.place(ofRegion: change.region).page)
+            guard sequence > complete[page] ?? 0 else { continue }
+            if change.isDirty { dirty.insert(change.region) } else { dirty.remove(change.region) }
+            pieces.markDirty(.dirty, page, since: sequence)
+        }
+        for region in dirty.sorted() {
+            guard region < UInt64(regions.count) else {
+                throw .claimRefused(lineage: lineage, what: "a region past its end is dirty")
+            }
+            regions.setMark(region, .dirty)
+            if Mutant.isActive(.skipResync) { continue }
+            regions[region].isCrashed = true
+            regions[region].settledGrains = unmappedGrains(of: region)
+        }
+    }
+
+    /// What is mapped after the crash has nothing to settle.
+    private func unmappedGrains(of region: UInt64) -> UInt16 {
+        var bits: UInt16 = 0
+        for position in 0..<Units.grainsPerRegion {
+            let grain = region * UInt64(Units.grainsPerRegion) + UInt64(position)
+            if grain >= UInt64(map.grainCount) || !map[grain].isMapped { bits |= 1 << position }
+        }
+        return bits
+    }
+
+    func overlayValues(_ records: Replayed) {
+        for (sequence, record) in records {
+            switch record {
+            case .map(let grain, _):
+                overlay.add(
+                    .reset(grain: grain), page: ChecksumPage.index(ofGrain: grain),
+                    sequence: sequence)
+            case .values(let firstBlock, let changes):
+                for (position, change) in changes.enumerated() {
+                    let block = firstBlock + UInt64(position)
+                    let grain = block / UInt64(Units.blocksPerGrain)
+                    guard grain < UInt64(map.grainCount) else { continue }
+                    overlay.add(
+                        .value(block: block, change.new), page: ChecksumPage.index(ofGrain: grain),
+                        sequence: sequence)
+                }
+            case .unmap, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted, .activation:
+                continue
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+import Glibc
+
+/// The one region of memory that data moves through: sockets receive into it, disks read and write
+/// it, and a driver may register it with the kernel as a single buffer.
+///
+/// Buffers are handed out in four size classes from free lists, so the budget is global and taking
+/// one costs a few nanoseconds. A buffer is named by its byte offset from ``baseAddress``, which
+/// makes an operation a plain value. Memory is touched, and so resident, only once used.
+@safe public final class BufferArena: @unchecked Sendable {
+    /// Capacities: 4 KiB, 16 KiB, 128 KiB, 1 MiB + 8 KiB (a whole grain and two edge blocks).
+    public static let classBytes = [4 << 10, 16 << 10, 128 << 10, (1 << 20) + (8 << 10)]
+
+    public let sizeBytes: Int
+    public let baseAddress: UnsafeMutableRawPointer
+    private var freeLists: [[Int]]
+    private let classStarts: [Int]
+
+    /// - Parameter counts: buffers of each class, smallest first.
+    public init(counts: [Int] = [2048, 512, 128, 64]) {
+        precondition(counts.count == Self.classBytes.count)
+        var start = 0
+        var starts: [Int] = []
+        var lists: [[Int]] = []
+        for (bytes, count) in zip(Self.classBytes, counts) {
+            starts.append(start)
+            let base = start
+            // Lowest offsets are handed out first, so that a quiet daemon stays small.
+            lists.append((0..<count).reversed().map { base + $0 * bytes })
+            start += bytes * count
+        }
+        classStarts = starts
+        freeLists = lists
+        sizeBytes = start
+        let memory = unsafe mmap(
+            nil, start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
+            preconditionFailure("no address space for \(start) bytes of buffers")
+        }
+        unsafe baseAddress = unsafe memory
+    }
+
+    deinit { unsafe munmap(baseAddress, sizeBytes) }
+
+    /// A buffer of at least `bytes` (at most 1 MiB + 8 KiB), or nil while none of its class or a
+    /// larger one is free: the caller waits, it never grows the budget.
+    public func take(bytes: Int) -> Int? {
+        precondition(bytes <= Self.classBytes[3])
+        for index in 0..<Self.classBytes.count where Self.classBytes[index] >= bytes {
+            if let offset = freeLists[index].popLast() { return offset }
+        }
+        return nil
+    }
+
+    public func give(_ offset: Int) {
+        let index = classIndex(of: offset)
+        precondition((offset - classStarts[index]) % Self.classBytes[index] == 0)
+        freeLists[index].append(offset)
+    }
+
+    /// How many bytes the buffer at an offset holds.
+    public func capacity(of offset: Int) -> Int { Self.classBytes[classIndex(of: offset)] }
+
+    private func classIndex(of offset: Int) -> Int {
+        precondition(offset >= 0 && offset < sizeBytes)
+        var index = classStarts.count - 1
+        while classStarts[index] > offset { index -= 1 }
+        return index
+    }
+
+    /// Buffers that ``take(bytes:)`` could hand out now for this size.
+    public func freeBuffers(bytes: Int) -> Int {
+        var count = 0
+        for index in 0..<Self.classBytes.count where Self.classBytes[index] >= bytes {
+            count += freeLists[index].count
+        }
+        return count
+    }
+
+    public var freeBytes: Int {
+        zip(freeLists, Self.classBytes).reduce(0) { $0 + $1.0.count * $1.1 }
+    }
+
+    /// The bytes of a range; bounds are checked against the arena.
+    @inline(__always)
+    public func bytes(_ offset: Int, _ count: Int) -> UnsafeMutableRawBufferPointer {
+        precondition(offset >= 0 && count >= 0 && offset <= sizeBytes - count)
+        return unsafe UnsafeMutableRawBufferPointer(start: baseAddress + offset, count: count)
+    }
+}

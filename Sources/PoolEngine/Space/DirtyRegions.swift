@@ -1,0 +1,92 @@
+import PoolFormat
+
+/// Which regions may differ between copies, or from their recorded values, after a crash.
+///
+///              write needs a mark              journal batch durable
+///     clean ───────────────────► requested ──► committing ──► dirty
+///       ▲                                                       │ idle, a whole commit since the
+///       │        journal batch durable                          │ last write, no write in flight
+///       └────────────────────────────────── cleaning ◄──────────┘
+///
+/// 1. A write over anything but durably UNWRITTEN blocks goes out only in `dirty`.
+/// 2. A region enters `cleaning` only when a commit that began after its last write has finished:
+///    its values are durable and every copy has been flushed since.
+/// 3. `cleaning` is still dirty for recovery; a write that comes meanwhile asks for a new mark.
+struct DirtyRegions {
+    enum Mark: UInt8 { case clean, requested, committing, dirty, cleaning }
+
+    struct Region {
+        var mark: Mark = .clean
+        /// Left dirty by a crash: each grain is made equal on all copies before it is used.
+        var isCrashed = false
+        /// A write could not be completed: its blocks match either value, or none.
+        var isSuspect = false
+        /// A mark is wanted again once the cleaning under way is durable.
+        var isWantedAgain = false
+        /// Grains already made equal since the crash.
+        var settledGrains: UInt16 = 0
+        var writesInFlight: UInt16 = 0
+        /// The commit that will cover its last write.
+        var coveredBy: UInt64 = 0
+        var lastWriteNs: UInt64 = 0
+    }
+
+    private var regions: SparseArray<Region>
+    let count: Int
+    /// Regions that are not clean, oldest first.
+    private(set) var marked: [UInt64] = []
+
+    init(grainCount: Int) {
+        count = (grainCount + Units.grainsPerRegion - 1) / Units.grainsPerRegion
+        regions = SparseArray(count: count, fill: Region())
+    }
+
+    static func region(ofGrain grain: UInt64) -> UInt64 { grain / UInt64(Units.grainsPerRegion) }
+
+    subscript(_ region: UInt64) -> Region {
+        @inline(__always) get { regions[Int(region)] }
+        @inline(__always) set { regions[Int(region)] = newValue }
+    }
+
+    /// Marked durably: what recovery would find.
+    func isDurablyDirty(_ region: UInt64) -> Bool {
+        switch self[region].mark {
+        case .clean, .requested, .committing: false
+        case .dirty, .cleaning: true
+        }
+    }
+
+    mutating func setMark(_ region: UInt64, _ mark: Mark) {
+        let before = self[region].mark
+        self[region].mark = mark
+        if before == .clean, mark != .clean { marked.append(region) }
+        if mark == .clean { marked.removeAll { $0 == region } }
+    }
+
+    func needsSettling(_ grain: UInt64) -> Bool {
+        let region = self[Self.region(ofGrain: grain)]
+        return region.isCrashed
+            && region.settledGrains >> UInt16(grain % UInt64(Units.grainsPerRegion)) & 1 == 0
+    }
+
+    /// Mismatching blocks of this grain are served as they are.
+    func acceptsMismatch(_ grain: UInt64) -> Bool {
+        let region = self[Self.region(ofGrain: grain)]
+        return region.isCrashed || region.isSuspect
+    }
+
+    /// Regions that may be cleaned now; the oldest first, those idle for long enough, or more when
+    /// there are too many.
+    func cleanable(completedCommits: UInt64, nowNs: UInt64, idleNs: UInt64, bound: Int) -> [UInt64] {
+        var result: [UInt64] = []
+        for index in marked {
+            let region = self[index]
+            guard region.mark == .dirty, !region.isCrashed, !region.isSuspect,
+                region.writesInFlight == 0, region.coveredBy <= completedCommits
+            else { continue }
+            let isIdle = nowNs &- region.lastWriteNs >= idleNs
+            if isIdle || marked.count - result.count > bound { result.append(index) }
+        }
+        return result
+    }
+}

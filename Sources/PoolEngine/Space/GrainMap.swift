@@ -1,0 +1,201 @@
+import PoolFormat
+
+/// Where each grain of a space lies: 8 bytes of memory for each grain that was ever mapped.
+///
+///     entry   63          32 31            8 7      0
+///             group          physical grain  state
+struct GrainMap {
+    struct Entry: Equatable {
+        var rawValue: UInt64
+        static let unmapped = Entry(rawValue: 0)
+
+        init(rawValue: UInt64) { self.rawValue = rawValue }
+        init(group: UInt32, physicalGrain: UInt32) {
+            rawValue = UInt64(group) << 32 | UInt64(physicalGrain) << 8 | 1
+        }
+        var isMapped: Bool { rawValue & 0xff != 0 }
+        var group: UInt32 { UInt32(rawValue >> 32) }
+        var physicalGrain: UInt32 { UInt32(truncatingIfNeeded: rawValue >> 8) & 0xff_ffff }
+
+        init(_ entry: MapEntry) {
+            self =
+                switch entry.state {
+                case .unmapped: .unmapped
+                case .mapped: Entry(group: entry.group, physicalGrain: entry.physicalGrain)
+                }
+        }
+        /// Every entry is born in the first generation until there are snapshots.
+        var durable: MapEntry {
+            MapEntry(
+                group: group, physicalGrain: physicalGrain, state: isMapped ? .mapped : .unmapped,
+                birth: 1)
+        }
+    }
+
+    private var entries: SparseArray<UInt64>
+    let grainCount: Int
+    private(set) var mappedCount = 0
+
+    init(grainCount: Int) {
+        self.grainCount = grainCount
+        entries = SparseArray(count: grainCount, fill: 0)
+    }
+
+    /// Ranges of grains of which some were mapped once; the last may end past the space.
+    var populated: [Range<Int>] { entries.populated }
+
+    subscript(_ grain: UInt64) -> Entry {
+        @inline(__always) get { Entry(rawValue: entries[Int(grain)]) }
+        set {
+            let wasMapped = Entry(rawValue: entries[Int(grain)]).isMapped
+            if !wasMapped && !newValue.isMapped { return }
+            mappedCount += (newValue.isMapped ? 1 : 0) - (wasMapped ? 1 : 0)
+            entries[Int(grain)] = newValue.rawValue
+        }
+    }
+}
+
+/// The slab groups of a space: where their bytes lie, and which of their grains are free.
+///
+/// A grain is free only when nothing durable names it: it comes back through ``release(_:)`` once
+/// its unmapping is durable, its readers have left and its discard has finished.
+struct SlabGroups {
+    struct Group {
+        var record: GroupRecord
+        /// Index of its first (device, offset) in `bases`.
+        var firstBase: Int
+        var columns: Int
+        var copies: Int
+        var unitShift: Int
+        /// Bit set: free.
+        var freeBits: [UInt64]
+        var freeCount: Int
+        /// A place from which a free grain is looked for.
+        var cursor = 0
+
+        var grainCount: Int { columns * Units.grainsPerSlab }
+    }
+
+    struct Base {
+        var device: DeviceIndex
+        var offsetBytes: UInt64
+    }
+
+    private(set) var groups: [Group?] = []
+    private var bases: [Base] = []
+    private(set) var freeGrains = 0
+    private var allocating = 0
+
+    var nextID: UInt32 { UInt32(groups.count) }
+    var records: [GroupRecord] { groups.compactMap { $0?.record } }
+    subscript(_ id: UInt32) -> Group? { Int(id) < groups.count ? groups[Int(id)] : nil }
+
+    /// Adds a group whose grains are all free.
+    mutating func add(_ record: GroupRecord, base: (GroupSlab) -> Base) {
+        let columns = Int(record.columns)
+        let copies = Int(record.copies)
+        let grains = columns * Units.grainsPerSlab
+        while groups.count <= Int(record.id) { groups.append(nil) }
+        groups[Int(record.id)] = Group(
+            record: record, firstBase: bases.count, columns: columns, copies: copies,
+            unitShift: record.unitBytes.trailingZeroBitCount,
+            freeBits: Array(repeating: .max, count: (grains + 63) / 64), freeCount: grains)
+        bases.append(contentsOf: record.slabs.map(base))
+        freeGrains += grains
+    }
+
+    /// Takes every entirely free group out of allocation for good.
+    mutating func removeEmpty() -> [GroupRecord] {
+        var removed: [GroupRecord] = []
+        for id in groups.indices {
+            guard let group = groups[id], group.freeCount == group.grainCount else { continue }
+            groups[id] = nil
+            freeGrains -= group.freeCount
+            removed.append(group.record)
+        }
+        return removed
+    }
+
+    /// A free grain, or nil when the space has none.
+    mutating func allocate() -> GrainMap.Entry? {
+        guard freeGrains > 0 else { return nil }
+        for _ in groups.indices {
+            if allocating < groups.count, groups[allocating] != nil,
+                groups[allocating]!.freeCount > 0
+            {
+                return allocate(from: allocating)
+            }
+            allocating = (allocating + 1) % groups.count
+        }
+        return nil
+    }
+
+    private mutating func allocate(from id: Int) -> GrainMap.Entry? {
+        let words = groups[id]!.freeBits.count
+        for step in 0..<words {
+            let word = (groups[id]!.cursor + step) % words
+            let bits = groups[id]!.freeBits[word]
+            guard bits != 0 else { continue }
+            let grain = word * 64 + bits.trailingZeroBitCount
+            groups[id]!.cursor = word
+            take(UInt32(id), UInt32(grain))
+            return GrainMap.Entry(group: UInt32(id), physicalGrain: UInt32(grain))
+        }
+        return nil
+    }
+
+    /// Whether a map entry names a grain that exists and is free; recovery asks before `take`.
+    func isFree(_ entry: GrainMap.Entry) -> Bool {
+        guard let group = self[entry.group] else { return false }
+        let grain = Int(entry.physicalGrain)
+        return grain < group.grainCount && group.freeBits[grain / 64] >> (grain % 64) & 1 == 1
+    }
+
+    mutating func take(_ id: UInt32, _ grain: UInt32) {
+        let (word, bit) = (Int(grain) / 64, UInt64(1) << (UInt64(grain) % 64))
+        precondition(groups[Int(id)]!.freeBits[word] & bit != 0, "a grain has two owners")
+        groups[Int(id)]!.freeBits[word] &= ~bit
+        groups[Int(id)]!.freeCount -= 1
+        freeGrains -= 1
+    }
+
+    mutating func release(_ entry: GrainMap.Entry) {
+        let id = Int(entry.group)
+        let grain = Int(entry.physicalGrain)
+        let bit = UInt64(1) << UInt64(grain % 64)
+        precondition(groups[id]!.freeBits[grain / 64] & bit == 0, "a free grain was freed")
+        groups[id]!.freeBits[grain / 64] |= bit
+        groups[id]!.freeCount += 1
+        freeGrains += 1
+    }
+
+    /// Cuts a byte range of a grain into runs on one device each, for one copy.
+    ///
+    /// Physical address `a` of a group lies in column `(a / unit) % columns` at
+    /// `(a / unit / columns) x unit + a % unit`.
+    @inline(__always)
+    func forEachRun(
+        _ entry: GrainMap.Entry, copy: Int, offsetBytes: Int, lengthBytes: Int,
+        _ body: (_ base: Base, _ position: Int, _ lengthBytes: Int) -> Void
+    ) {
+        let id = Int(entry.group)
+        precondition(groups[id] != nil)
+        let firstBase = groups[id]!.firstBase
+        let (columns, copies) = (groups[id]!.columns, groups[id]!.copies)
+        let shift = groups[id]!.unitShift
+        var address = Int(entry.physicalGrain) * Units.grainBytes + offsetBytes
+        var position = 0
+        while position < lengthBytes {
+            let within = address & (1 << shift - 1)
+            let chunk = address >> shift
+            let run =
+                columns == 1
+                ? lengthBytes - position : min(lengthBytes - position, 1 << shift - within)
+            var base = bases[firstBase + (chunk % columns) * copies + copy]
+            base.offsetBytes += UInt64(chunk / columns << shift + within)
+            body(base, position, run)
+            position += run
+            address += run
+        }
+    }
+}

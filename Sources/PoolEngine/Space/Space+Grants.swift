@@ -1,0 +1,212 @@
+import PoolFormat
+
+/// Room from the pool: slab groups for data, pieces for metadata; and pages brought into memory.
+///
+/// Order, each step durable before the next: the disk's slab or piece table names this space; an
+/// empty image lies in a new piece; the grant is in the space's journal; a checkpoint or a grain
+/// relies on it. A crash in between leaves a table entry that nothing claims: opening frees it.
+extension Space {
+    /// Another slab group, for the requests that found no free grain.
+    func grow() async {
+        var status = RequestStatus.ok
+        do throws(PoolError) {
+            let id = groups.nextID
+            try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
+            let record = try await pool.grantGroup(
+                lineage: lineage, id: id, layout: resiliency, copies: copies, columns: columns,
+                unitBytes: interleaveBytes)
+            adopt(record)
+            pending.records.append(.groupAdded(record))
+            pieces.markDirty(
+                .group, GroupPage.index(ofGroup: id), since: firstUnwrittenSequence)
+        } catch {
+            status = error.requestStatus
+        }
+        isGrowing = false
+        status == .ok ? wake(&grainWaiters) : fail(&grainWaiters, status)
+    }
+
+    func adopt(_ record: GroupRecord) {
+        groups.add(record) {
+            SlabGroups.Base(
+                device: pool.device($0.address.disk), offsetBytes: pool.offset($0.address))
+        }
+    }
+
+    /// The checksum piece of a page, and the map piece over the same grains, exist.
+    func ensureValuePieces(page: UInt32) async throws(PoolError) {
+        let grain = UInt64(page) * UInt64(ChecksumPage.grainsPerPage)
+        try await ensurePiece(.map, page: MapPage.index(ofGrain: grain))
+        try await ensurePiece(.checksum, page: page)
+    }
+
+    func ensurePiece(_ kind: PieceKind, page: UInt32) async throws(PoolError) {
+        if pieces.has(kind, page: page) { return }
+        await grantLock.acquire(engine)
+        defer { grantLock.release() }
+        if engine.isStopped { throw .stopped }
+        if pieces.has(kind, page: page) { return }
+        guard let slot = pieces.freeSlot() else { throw .noSpace }
+        let index = page / UInt32(MetadataPage.pagesPerPiece)
+        let granted = try await pool.grantPieces(
+            lineage: lineage, kind: kind, firstIndex: index, count: 1, disks: metadataDisks)
+        guard let entry = granted.first else { throw .noSpace }
+        let bases = bases(of: entry.copies)
+        try await Self.writeEmptyPages(
+            engine, kind: kind, piece: index, lineage: lineage, epoch: epoch, bases: bases)
+        pieces.add(entry, slot: slot, bases: bases)
+        pieces.markDirty(
+            .directory, UInt32(DirectoryPage.place(ofSlot: slot).page),
+            since: firstUnwrittenSequence)
+        pending.records.append(.pieceGranted(slot: slot, entry))
+    }
+
+    func bases(of copies: [PieceAddress]) -> [SlabGroups.Base] {
+        copies.map {
+            SlabGroups.Base(device: pool.device($0.disk), offsetBytes: pool.offset($0))
+        }
+    }
+
+    /// 128 empty pages of sequence 0 in slot 0, flushed: a page that was never written is never
+    /// confused with one that has rotted.
+    static func writeEmptyPages(
+        _ engine: Engine, kind: PieceKind, piece: UInt32, lineage: Lineage, epoch: UInt64,
+        bases: [SlabGroups.Base]
+    ) async throws(PoolError) {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let first = UInt64(piece) * UInt64(MetadataPage.pagesPerPiece)
+        unsafe engine.arena.bytes(buffer, Units.pieceBytes)
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        for page in 0..<MetadataPage.pagesPerPiece {
+            let offset = buffer + Int(MetadataPage.slotOffset(page: page, slot: 0))
+            let image = unsafe PageImage(engine.arena.bytes(offset, Units.blockBytes))
+            MetadataPage.seal(
+                image, kind: kind, lineage: lineage, epoch: epoch, index: first + UInt64(page),
+                sequence: 0)
+        }
+        let io = IOBatch(engine)
+        for base in bases {
+            io.write(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, from: buffer)
+        }
+        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        for base in bases { io.flush(base.device) }
+        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+    }
+
+    // MARK: - checksum pages
+
+    /// Brings a checksum page into a frame, with what the journal still has for it.
+    func loadValues(page: UInt32) async throws(PoolError) {
+        if pageFrames[Int(page)] >= 0 { return }
+        let frame = try await takeFrame()
+        // Another slow path may have loaded it meanwhile.
+        if pageFrames[Int(page)] >= 0 { return engine.frames.give(frame) }
+        engine.frames[frame] = PageFrames.Frame()
+        engine.frames[frame].space = handle.index
+        engine.frames[frame].page = page
+        engine.frames[frame].isLoading = true
+        engine.frames[frame].recentlyUsed = true
+        pageFrames[Int(page)] = frame
+        do throws(PoolError) {
+            let found = try await readPage(.checksum, page)
+            defer { engine.scratch.give(found.buffer) }
+            unsafe engine.frames.image(frame).copyMemory(
+                from: UnsafeRawBufferPointer(
+                    engine.arena.bytes(found.buffer + found.offset, Units.blockBytes)))
+            engine.frames[frame].slot = UInt8(found.slot)
+            overlay.apply(page: page, pageSequence: found.sequence, frames: engine.frames, frame)
+            engine.frames[frame].isLoading = false
+        } catch {
+            pageFrames[Int(page)] = -1
+            engine.frames.give(frame)
+            throw error
+        }
+    }
+
+    /// A frame to load into; while all are in use, commits and checkpoints make some clean.
+    private func takeFrame() async throws(PoolError) -> Int32 {
+        while true {
+            if engine.isStopped { throw .stopped }
+            let taken = engine.frames.take { space, page in
+                engine.spaces[Int(space)]?.pageFrames[Int(page)] = -1
+            }
+            if let frame = taken { return frame }
+            if readOnlyReason != nil { throw .ioError }
+            for space in engine.spaces {
+                space?.wantCommit()
+                space?.wantCheckpoint()
+            }
+            await engine.frameReleased.wait()
+        }
+    }
+
+    struct FoundPage {
+        /// A scratch buffer, the caller's to give back; the page lies at `offset` in it.
+        var buffer: Int
+        var offset: Int
+        var slot: Int
+        var sequence: UInt64
+    }
+
+    /// The newest valid slot of a page: from the first copy whose slots are both beyond doubt,
+    /// else from all copies together. Of a copy, one slot may be damaged by a write that a power
+    /// cut tore: the journal still has what it held. Or it has rotted: another copy has it.
+    func readPage(_ kind: PieceKind, _ page: UInt32) async throws(PoolError) -> FoundPage {
+        let pair = 2 * Units.blockBytes
+        let buffer = await engine.scratch.take(bytes: 2 * pair)
+        let io = IOBatch(engine)
+        var best: FoundPage?
+        for base in pieces.addresses(kind, page: page, slot: 0) {
+            // The best so far stays in one half of the buffer, the other is read into.
+            let half = best.map { $0.offset < pair ? pair : 0 } ?? 0
+            io.read(base.device, at: base.offsetBytes, bytes: pair, into: buffer + half)
+            guard await io.run() else {
+                if engine.isStopped { break }
+                pool.noteReadError(base.device)
+                continue
+            }
+            var isBeyondDoubt = true
+            for slot in 0..<2 {
+                let offset = half + slot * Units.blockBytes
+                switch inspect(kind, page, buffer + offset) {
+                case .valid(let sequence):
+                    if best.map({ sequence > $0.sequence }) ?? true {
+                        best = FoundPage(
+                            buffer: buffer, offset: offset, slot: slot, sequence: sequence)
+                    }
+                case .neverWritten: if slot == 0 { isBeyondDoubt = false }
+                case .damaged: isBeyondDoubt = false
+                }
+            }
+            if isBeyondDoubt { break }
+        }
+        guard let best else {
+            engine.scratch.give(buffer)
+            throw engine.isStopped ? .stopped : .ioError
+        }
+        return best
+    }
+
+    enum Slot {
+        case valid(sequence: UInt64)
+        case neverWritten
+        case damaged
+    }
+
+    func inspect(_ kind: PieceKind, _ page: UInt32, _ offset: Int) -> Slot {
+        let image = unsafe PageImage(engine.arena.bytes(offset, Units.blockBytes))
+        do throws(FormatError) {
+            let header = try MetadataPage.validate(
+                image, kind: kind, lineage: lineage, index: UInt64(page))
+            return .valid(sequence: header.sequence)
+        } catch {
+            if case .blank = error { return .neverWritten }
+            return .damaged
+        }
+    }
+}
+
+extension GroupPage {
+    static func index(ofGroup id: UInt32) -> UInt32 { UInt32(place(ofRecord: id).page) }
+}

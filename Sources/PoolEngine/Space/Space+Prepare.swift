@@ -1,0 +1,141 @@
+import PoolFormat
+
+/// What a request needs before it may go to the devices. Each function answers "go on", or parks
+/// the request and starts whatever will wake it; then everything is checked again from the top.
+extension Space {
+    /// The grain is the same on all copies: it was not left dirty by a crash, or is settled.
+    func isSettled(_ request: RequestIndex) -> Bool {
+        let grain = table[request].grain
+        guard regions.needsSettling(grain), map[grain].isMapped else { return true }
+        table[request].state = .parked
+        if settleWaiters[grain] == nil {
+            settleWaiters[grain] = [request]
+            background { await $0.settle(grain: grain) }
+        } else {
+            settleWaiters[grain]?.append(request)
+        }
+        return false
+    }
+
+    /// Writes are allowed, and what this one will leave to be made durable is within the bounds.
+    func hasRoom(_ request: RequestIndex) -> Bool {
+        let blocks = Int(table[request].blockCount)
+        let bound = engine.limits.unflushedBlocks
+        let unflushed = pending.blocks.count + 2 * pending.grains.count + reservedBlocks + blocks
+        if unflushed * 2 > bound { wantCommit() }
+        if unflushed > bound || isJournalTight {
+            if isJournalTight { wantCheckpoint() }
+            wantCommit()
+            park(request, on: &roomWaiters)
+            return false
+        }
+        return true
+    }
+
+    /// The frame with the values of the request's grain; nil: it is parked until that is in memory.
+    ///
+    /// - Parameter forWrite: grants the metadata pieces where there are none yet.
+    func valuesFrame(_ request: RequestIndex, forWrite: Bool) -> Int32? {
+        let page = ChecksumPage.index(ofGrain: table[request].grain)
+        let frame = pageFrames[Int(page)]
+        if frame >= 0, !engine.frames[frame].isLoading {
+            engine.frames[frame].recentlyUsed = true
+            return frame
+        }
+        table[request].state = .parked
+        if pageWaiters[page] == nil {
+            pageWaiters[page] = [request]
+            background { await $0.fetchValues(page: page, forWrite: forWrite) }
+        } else {
+            pageWaiters[page]?.append(request)
+        }
+        return nil
+    }
+
+    /// Brings a checksum page into memory and wakes whoever waits for it.
+    private func fetchValues(page: UInt32, forWrite: Bool) async {
+        var status = RequestStatus.ok
+        do throws(PoolError) {
+            if forWrite { try await ensureValuePieces(page: page) }
+            try await loadValues(page: page)
+        } catch {
+            status = error.requestStatus
+        }
+        var waiters = pageWaiters.removeValue(forKey: page) ?? []
+        status == .ok ? wake(&waiters) : fail(&waiters, status)
+    }
+
+    /// Where the request's grain lies, mapped now if need be; nil: parked until there is room, or
+    /// refused. The values page is in memory.
+    func mappedGrain(_ request: RequestIndex, values frame: Int32) -> GrainMap.Entry? {
+        let grain = table[request].grain
+        let entry = map[grain]
+        if entry.isMapped { return entry }
+        guard let fresh = groups.allocate() else {
+            park(request, on: &grainWaiters)
+            if !isGrowing {
+                isGrowing = true
+                background { await $0.grow() }
+            }
+            return nil
+        }
+        changeMap(grain, to: fresh)
+        resetValues(grain, frame)
+        return fresh
+    }
+
+    /// Every map change goes through here: the durable entry is remembered until the new one is.
+    func changeMap(_ grain: UInt64, to entry: GrainMap.Entry) {
+        _ = pending.grains.insert(grain, old: map[grain].rawValue)
+        map[grain] = entry
+        pieces.markDirty(.map, MapPage.index(ofGrain: grain), since: firstUnwrittenSequence)
+    }
+
+    /// A map record means 256 UNWRITTEN blocks: in memory as in replay.
+    func resetValues(_ grain: UInt64, _ frame: Int32) {
+        let image = unsafe PageImage(engine.frames.image(frame))
+        for block in 0..<Units.blocksPerGrain {
+            ChecksumPage.setValue(image, grain: grain, block: block, BlockValue.unwritten)
+        }
+        engine.frames.markDirty(frame, since: firstUnwrittenSequence)
+    }
+
+    /// The lowest batch number a change made now can end up in.
+    var firstUnwrittenSequence: UInt64 { journal.confirmedSequence + 1 }
+
+    /// The region of an overwrite is durably dirty; else the request is parked until it is.
+    func isMarked(_ request: RequestIndex, values frame: Int32) -> Bool {
+        guard needsMarks, overwritesAnything(request, frame) else { return true }
+        let region = DirtyRegions.region(ofGrain: table[request].grain)
+        if Mutant.isActive(.forgetDirtyMark) { return true }
+        switch regions[region].mark {
+        case .dirty: return true
+        case .clean:
+            regions.setMark(region, .requested)
+            pending.marks.append(region)
+        case .cleaning: regions[region].isWantedAgain = true
+        case .requested, .committing: break
+        }
+        wantMarks()
+        park(request, on: &markWaiters)
+        return false
+    }
+
+    /// Whether any touched block is, or may become, durably something else than UNWRITTEN.
+    private func overwritesAnything(_ request: RequestIndex, _ frame: Int32) -> Bool {
+        let image = unsafe PageImage(engine.frames.image(frame))
+        let grain = table[request].grain
+        let first = grain * UInt64(Units.blocksPerGrain)
+        for position in 0..<Int(table[request].blockCount) {
+            let block = Int(table[request].firstBlock) + position
+            let key = first + UInt64(block)
+            let value = ChecksumPage.value(image, grain: grain, block: block)
+            if value != BlockValue.unwritten || pending.blocks.old(key) != nil
+                || committing.blocks.old(key) != nil
+            {
+                return true
+            }
+        }
+        return false
+    }
+}

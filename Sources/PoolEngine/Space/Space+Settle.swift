@@ -1,0 +1,193 @@
+import PoolFormat
+
+/// After a crash: makes the copies of what was being written the same, before it is read.
+///
+/// Of each block the lowest copy that matches its value is chosen, else the lowest that can be
+/// read: each of its sectors was really written. The others are overwritten with it, the chosen one
+/// never, so a crash in the middle leads to the same choice again; where none matched, the value is
+/// recorded anew, in a region that a crash left dirty and nowhere else.
+extension Space {
+    /// Goes through every dirty region in the background; requests settle their own grain first.
+    func resync() async {
+        for region in regions.marked where regions[region].isCrashed {
+            for position in 0..<UInt64(Units.grainsPerRegion) {
+                if hasEnded || isClosing || engine.isStopped || readOnlyReason != nil { return }
+                let grain = region * UInt64(Units.grainsPerRegion) + position
+                guard grain < UInt64(map.grainCount), regions.needsSettling(grain),
+                    settleWaiters[grain] == nil
+                else { continue }
+                settleWaiters[grain] = []
+                await settle(grain: grain)
+            }
+        }
+    }
+
+    /// Settles one grain and lets the requests that wait for it go on.
+    func settle(grain: UInt64) async {
+        var status = RequestStatus.ok
+        do throws(PoolError) {
+            try await makeEqual(grain)
+        } catch {
+            status = error.requestStatus
+        }
+        var waiters = settleWaiters.removeValue(forKey: grain) ?? []
+        guard status == .ok else { return fail(&waiters, status) }
+        noteSettled(grain)
+        wake(&waiters)
+    }
+
+    private func noteSettled(_ grain: UInt64) {
+        let region = DirtyRegions.region(ofGrain: grain)
+        regions[region].settledGrains |= 1 << UInt16(grain % UInt64(Units.grainsPerRegion))
+        regions[region].coveredBy = startedCommits + 1
+        regions[region].lastWriteNs = engine.nowNs
+        if regions[region].settledGrains == .max, readOnlyReason == nil {
+            regions[region].isCrashed = false
+        }
+    }
+
+    private func makeEqual(_ grain: UInt64) async throws(PoolError) {
+        // Nothing can be written any more: reads keep to one copy and accept what it holds.
+        if readOnlyReason != nil { return }
+        let page = ChecksumPage.index(ofGrain: grain)
+        guard pieces.has(.checksum, page: page) else { return }
+        try await loadValues(page: page)
+        let frame = pageFrames[Int(page)]
+        guard frame >= 0 else { throw engine.isStopped ? .stopped : .ioError }
+        engine.frames[frame].pins += 1
+        defer {
+            engine.frames[frame].pins -= 1
+            engine.frameReleased.fire()
+        }
+        let first = await engine.scratch.take(bytes: Units.grainBytes)
+        defer { engine.scratch.give(first) }
+        if copies == 1 { return try await settleSingle(grain, frame, first) }
+        let second = await engine.scratch.take(bytes: Units.grainBytes)
+        defer { engine.scratch.give(second) }
+        // Copy 0 against each of the others in turn.
+        for copy in 1..<copies {
+            try await settlePair(grain, frame, copy, first, second)
+        }
+    }
+
+    private func settleSingle(
+        _ grain: UInt64, _ frame: Int32, _ buffer: Int
+    ) async throws(PoolError) {
+        guard hasChecksums else { return }
+        try await readGrain(grain, copy: 0, into: buffer)
+        for block in 0..<Units.blocksPerGrain {
+            let value = currentValue(grain, block, frame)
+            if value == BlockValue.unwritten { continue }
+            let found = computed(buffer, grain, block)
+            if found != value { changeValue(grain, block, found, frame) }
+        }
+    }
+
+    private func settlePair(
+        _ grain: UInt64, _ frame: Int32, _ copy: Int, _ first: Int, _ second: Int
+    ) async throws(PoolError) {
+        try await readGrain(grain, copy: 0, into: first)
+        try await readGrain(grain, copy: copy, into: second)
+        let io = IOBatch(engine)
+        for block in 0..<Units.blocksPerGrain {
+            let value = currentValue(grain, block, frame)
+            if value == BlockValue.unwritten || isSame(first, second, block) {
+                settleValue(grain, block, value, first, frame)
+                continue
+            }
+            let keepsSecond =
+                hasChecksums && computed(first, grain, block) != value
+                && computed(second, grain, block) == value
+            let (kept, target) = keepsSecond ? (second, 0) : (first, copy)
+            settleValue(grain, block, value, kept, frame)
+            counters.settledBlocks += 1
+            groups.forEachRun(
+                map[grain], copy: target, offsetBytes: block * Units.blockBytes,
+                lengthBytes: Units.blockBytes
+            ) { base, position, bytes in
+                io.write(
+                    base.device, at: base.offsetBytes, bytes: bytes,
+                    from: kept + block * Units.blockBytes + position)
+                unflushedDevices.insert(base.device)
+            }
+        }
+        let targets = (0..<io.count).map { io.device(of: $0) }
+        if await io.run() { return }
+        if engine.isStopped { throw .stopped }
+        var failed = DeviceSet()
+        for (device, status) in zip(targets, io.statuses) where status != .ok {
+            failed.insert(device)
+        }
+        await failDevices(failed, during: "resync")
+        throw .ioError
+    }
+
+    private func isSame(_ first: Int, _ second: Int, _ block: Int) -> Bool {
+        let offset = block * Units.blockBytes
+        let a = unsafe engine.arena.bytes(first + offset, Units.blockBytes)
+        let b = unsafe engine.arena.bytes(second + offset, Units.blockBytes)
+        return unsafe a.elementsEqual(b)
+    }
+
+    /// The value of what is kept, where that is another than the one recorded.
+    private func settleValue(
+        _ grain: UInt64, _ block: Int, _ value: UInt32, _ buffer: Int, _ frame: Int32
+    ) {
+        guard hasChecksums, value != BlockValue.unwritten else { return }
+        let found = computed(buffer, grain, block)
+        if found != value { changeValue(grain, block, found, frame) }
+    }
+
+    private func currentValue(_ grain: UInt64, _ block: Int, _ frame: Int32) -> UInt32 {
+        ChecksumPage.value(
+            unsafe PageImage(engine.frames.image(frame)), grain: grain, block: block)
+    }
+
+    private func computed(_ buffer: Int, _ grain: UInt64, _ block: Int) -> UInt32 {
+        blockValue(
+            buffer + block * Units.blockBytes,
+            grain * UInt64(Units.blocksPerGrain) + UInt64(block))
+    }
+
+    private func readGrain(_ grain: UInt64, copy: Int, into buffer: Int) async throws(PoolError) {
+        let io = IOBatch(engine)
+        groups.forEachRun(
+            map[grain], copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+        ) { base, position, bytes in
+            io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
+        }
+        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+    }
+
+    // MARK: - other background work
+
+    /// Brings in the pages that replay still has changes for, so that the journal can be retired.
+    func drainOverlay() async {
+        for page in overlay.pageNumbers {
+            if hasEnded || engine.isStopped { return }
+            // A page that cannot be read stays in the journal; its readers get the error.
+            try? await loadValues(page: page)
+        }
+        wantCheckpoint()
+    }
+
+    /// Once in a while, as long as regions are dirty: a commit, which cleans the idle ones.
+    func maintain() async {
+        while !hasEnded, !engine.isStopped, readOnlyReason == nil {
+            if !regions.marked.isEmpty {
+                engine.fire(maintenance, atNs: engine.nowNs &+ engine.limits.cleanAfterNs / 4)
+            }
+            await maintenance.wait()
+            if !regions.marked.isEmpty {
+                let idle = regions.cleanable(
+                    completedCommits: completedCommits, nowNs: engine.nowNs,
+                    idleNs: engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)
+                let isUncovered = regions.marked.contains {
+                    regions[$0].mark == .dirty && regions[$0].coveredBy > completedCommits
+                        && engine.nowNs &- regions[$0].lastWriteNs >= engine.limits.cleanAfterNs
+                }
+                if !idle.isEmpty || isUncovered { wantCommit() }
+            }
+        }
+    }
+}

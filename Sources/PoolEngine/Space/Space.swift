@@ -1,0 +1,321 @@
+import PoolFormat
+
+/// One open space: its requests, its map, its journal.
+///
+/// A request's way, in the order of the files:
+///
+///     submit ─► RangeLocks ─► Space+Prepare (settled? mapped? values loaded? marked? room?)
+///        ─► Space+Read / Space+Write / Space+Trim ─► legs at the devices ─► finish
+///        ─► (FUA, FLUSH) Journal/Space+Commit ─► reply
+///
+/// What is true at any moment:
+/// 1. A block's value in memory is what the copies hold once the writes in flight are done.
+/// 2. `committing` and `pending` know, for each block and grain whose value in memory is not
+///    durable, the one that is: `committing` first.
+/// 3. A write over anything but durably UNWRITTEN blocks is in flight only while its region is
+///    durably dirty.
+/// 4. A physical grain has one owner: a map entry in memory, an unmapping that is not durable, or
+///    the free list.
+public final class Space: @unchecked Sendable {
+    unowned let pool: Pool
+    unowned let engine: Engine
+    public let lineage: Lineage
+    public let epoch: UInt64
+    public let sizeBytes: UInt64
+    public let copies: Int
+    let resiliency: ResiliencyKind
+    let columns: Int
+    let interleaveBytes: UInt32
+    let hasChecksums: Bool
+    /// Whether an interrupted overwrite can leave something that recovery must settle.
+    var needsMarks: Bool { hasChecksums || copies > 1 }
+    public internal(set) var handle = SpaceHandle(index: .max, serial: 0)
+    var table: RequestTable { engine.requests }
+
+    var map: GrainMap
+    var groups = SlabGroups()
+    var regions: DirtyRegions
+    /// Checksum page to frame, or -1.
+    var pageFrames: SparseArray<Int32>
+    var pieces: PieceDirectory
+    var journal: Journal
+    let metadataDisks: [DiskNumber]
+
+    // Changes that are not durable: new ones, and those in the commit under way.
+    var pending: ChangeSet
+    var committing: ChangeSet
+    /// Devices with completed writes of this space since their last flush began.
+    var unflushedDevices = DeviceSet()
+    /// Devices that failed a write which is about to end in an error.
+    var failedWriteDevices = DeviceSet()
+    /// Blocks of writes at the devices: they will be pending once done.
+    var reservedBlocks = 0
+
+    // Commits, counted: `started` at the capture, `completed` when durable.
+    var startedCommits: UInt64 = 0
+    var completedCommits: UInt64 = 0
+    var flushWaiters: [RequestIndex] = []
+    var capturedWaiters: [RequestIndex] = []
+    var isMarkWanted = false
+    var isCommitWanted = false
+    var isCheckpointWanted = false
+    let commitWanted: Signal
+    let commitCompleted: Signal
+    let checkpointWanted: Signal
+    let checkpointed: Signal
+    let grantLock: AsyncLock
+    let checkpointLock: AsyncLock
+    let idle: Signal
+    /// Fires once in a while as long as regions are dirty.
+    let maintenance: Signal
+
+    // Requests that wait inside the space.
+    var pageWaiters: [UInt32: [RequestIndex]] = [:]
+    var settleWaiters: [UInt64: [RequestIndex]] = [:]
+    var grainWaiters: [RequestIndex] = []
+    var markWaiters: [RequestIndex] = []
+    var roomWaiters: [RequestIndex] = []
+    var isGrowing = false
+
+    /// Journal records replay still has to apply to checksum pages that are not in memory.
+    var overlay = ReplayOverlay()
+    /// Why nothing is written any more; nil while all is well.
+    public internal(set) var readOnlyReason: String?
+    /// No new requests.
+    var isClosing = false
+    /// The last commit is done: background work ends.
+    var hasEnded = false
+    /// Where a commit puts a run of values together; kept, so that no commit allocates it anew.
+    var runChanges: [ValueChange] = []
+    var backgroundTasks = 0
+    var inFlight = 0
+    public internal(set) var counters = SpaceCounters()
+
+    init(
+        pool: Pool, record: SpaceRecord, epoch: UInt64, journal: Journal, pieces: PieceDirectory
+    ) {
+        let engine = pool.engine
+        self.pool = pool
+        self.engine = engine
+        self.epoch = epoch
+        self.journal = journal
+        self.pieces = pieces
+        lineage = record.lineage
+        sizeBytes = record.sizeBytes
+        copies = Int(record.copies)
+        resiliency = record.resiliency
+        columns = Int(record.columns)
+        interleaveBytes = record.interleaveBytes
+        hasChecksums = !record.flags.contains(.noChecksums)
+        metadataDisks = record.root.map(\.disk)
+        let grains = Int(record.sizeBytes / UInt64(Units.grainBytes))
+        map = GrainMap(grainCount: grains)
+        regions = DirtyRegions(grainCount: grains)
+        pageFrames = SparseArray(
+            count: (grains + ChecksumPage.grainsPerPage - 1)
+                / ChecksumPage.grainsPerPage, fill: -1)
+        pending = ChangeSet(limits: engine.limits)
+        committing = ChangeSet(limits: engine.limits)
+        commitWanted = Signal(engine)
+        commitCompleted = Signal(engine)
+        checkpointWanted = Signal(engine)
+        checkpointed = Signal(engine)
+        grantLock = AsyncLock(engine)
+        checkpointLock = AsyncLock(engine)
+        idle = Signal(engine)
+        maintenance = Signal(engine)
+        if record.flags.contains(.readOnly) {
+            readOnlyReason = record.readOnlyReason.isEmpty ? "read-only" : record.readOnlyReason
+        }
+    }
+
+    /// Logical bytes that are mapped.
+    public var mappedBytes: UInt64 { UInt64(map.mappedCount) * UInt64(Units.grainBytes) }
+    public var groupRecords: [GroupRecord] { groups.records }
+    /// Pieces of its own metadata, copies not counted twice.
+    public var metadataPieceCount: Int { pieces.count }
+
+    // MARK: - requests come in
+
+    func submit(_ request: SpaceRequest) {
+        guard !isClosing, isValid(request) else {
+            let status: RequestStatus = isClosing ? .shutdown : .invalid
+            engine.replies.append(SpaceReply(cookie: request.cookie, status: status))
+            return
+        }
+        inFlight += 1
+        counters.requests &+= 1
+        switch request.kind {
+        case .flush:
+            let index = take(.flush, request)
+            table[index].state = .committing
+            waitForCommit(index)
+        case .read: enter(take(.read, request))
+        case .write: enter(take(.write, request))
+        case .trim: enterRange(take(.trim, request))
+        case .writeZeroes:
+            enterRange(take(request.flags.contains(.noHole) ? .zero : .trim, request))
+        }
+    }
+
+    /// The bounds every later step relies on.
+    private func isValid(_ request: SpaceRequest) -> Bool {
+        if request.kind == .flush { return true }
+        let length = UInt64(request.lengthBytes)
+        let grain = UInt64(Units.grainBytes)
+        return length > 0 && length % 512 == 0 && request.offsetBytes % 512 == 0
+            && request.offsetBytes <= sizeBytes && length <= sizeBytes - request.offsetBytes
+            && request.offsetBytes % grain + length <= grain
+    }
+
+    private func take(_ kind: RequestKind, _ request: SpaceRequest) -> RequestIndex {
+        let index = table.take()
+        table[index].space = handle.index
+        table[index].kind = kind
+        table[index].isFUA = request.flags.contains(.fua)
+        table[index].bufferOffset = request.bufferOffset
+        table[index].cookie = request.cookie
+        setRange(index, request.offsetBytes, request.lengthBytes)
+        return index
+    }
+
+    func setRange(_ index: RequestIndex, _ offsetBytes: UInt64, _ lengthBytes: UInt32) {
+        table[index].offsetBytes = offsetBytes
+        table[index].lengthBytes = lengthBytes
+        table[index].grain = offsetBytes / UInt64(Units.grainBytes)
+        let within = Int(offsetBytes % UInt64(Units.grainBytes))
+        let first = within / Units.blockBytes
+        let end = (within + Int(lengthBytes) + Units.blockBytes - 1) / Units.blockBytes
+        table[index].firstBlock = UInt16(first)
+        table[index].blockCount = UInt16(end - first)
+    }
+
+    func enter(_ request: RequestIndex) {
+        if engine.locks.enter(request) {
+            table[request].state = .preparing
+            prepare(request)
+        } else {
+            table[request].state = .queued
+        }
+    }
+
+    /// Goes on with a request that was runnable: it came first in its range, or what it was parked
+    /// for is there.
+    func advance(_ request: RequestIndex) {
+        switch table[request].state {
+        case .preparing, .parked:
+            table[request].state = .preparing
+            prepare(request)
+        case .queued, .transferring, .detour, .committing:
+            preconditionFailure("a request went on that waits for something else")
+        }
+    }
+
+    private func prepare(_ request: RequestIndex) {
+        switch table[request].kind {
+        case .read: prepareRead(request)
+        case .write: prepareWrite(request)
+        case .trim, .zero: prepareTrim(request)
+        case .zeroEdge: prepareZeroEdge(request)
+        case .flush: preconditionFailure("a flush has no range")
+        }
+    }
+
+    func completeLeg(_ request: RequestIndex, leg: Int, _ status: DeviceStatus) {
+        precondition(table[request].legsOutstanding > 0)
+        if status != .ok { noteFailedLeg(request, leg: leg) }
+        table[request].legsOutstanding -= 1
+        guard table[request].legsOutstanding == 0 else { return }
+        switch table[request].state {
+        case .transferring:
+            table[request].kind == .read ? finishRead(request) : finishWrite(request)
+        case .queued, .preparing, .parked, .detour, .committing:
+            preconditionFailure("a leg of a request that has none")
+        }
+    }
+
+    // MARK: - requests go out
+
+    /// The range is done: lets those behind it go on, and waits for durability where asked.
+    func finish(_ request: RequestIndex, _ status: RequestStatus) {
+        engine.locks.leave(request, runnable: &engine.runnable)
+        giveScratch(request)
+        if table[request].parent != .none {
+            finishChild(request, status)
+        } else if status == .ok && table[request].isFUA && table[request].writes {
+            table[request].state = .committing
+            waitForCommit(request)
+        } else {
+            reply(request, status)
+        }
+    }
+
+    func giveScratch(_ request: RequestIndex) {
+        if table[request].headScratch >= 0 { engine.scratch.give(table[request].headScratch) }
+        if table[request].tailScratch >= 0 { engine.scratch.give(table[request].tailScratch) }
+        table[request].headScratch = -1
+        table[request].tailScratch = -1
+    }
+
+    func reply(_ request: RequestIndex, _ status: RequestStatus) {
+        engine.replies.append(SpaceReply(cookie: table[request].cookie, status: status))
+        table.give(request)
+        inFlight -= 1
+        if inFlight == 0 { idle.fire() }
+    }
+
+    // MARK: - parking
+
+    func park(_ request: RequestIndex, on waiters: inout [RequestIndex]) {
+        table[request].state = .parked
+        waiters.append(request)
+    }
+
+    func wake(_ waiters: inout [RequestIndex]) {
+        engine.runnable.append(contentsOf: waiters)
+        waiters.removeAll(keepingCapacity: true)
+    }
+
+    /// Ends every request of a list with an error.
+    func fail(_ waiters: inout [RequestIndex], _ status: RequestStatus) {
+        let failed = waiters
+        waiters.removeAll(keepingCapacity: true)
+        for request in failed { finish(request, status) }
+    }
+
+    /// A slow path of this space; `close` waits until the last has ended.
+    func background(_ body: @escaping @Sendable (Space) async -> Void) {
+        backgroundTasks += 1
+        engine.spawn { [self] in
+            await body(self)
+            backgroundTasks -= 1
+            idle.fire()
+        }
+    }
+
+    /// Refuses writes from now on; what is acknowledged stays readable.
+    public func becomeReadOnly(_ reason: String) {
+        if readOnlyReason == nil { readOnlyReason = reason }
+        wake(&roomWaiters)
+        wake(&markWaiters)
+        wake(&grainWaiters)
+        commitWanted.fire()
+    }
+}
+
+/// What a space has done since it was opened.
+public struct SpaceCounters: Sendable {
+    public var requests: UInt64 = 0
+    public var commits: UInt64 = 0
+    public var checkpointedPages: UInt64 = 0
+    public var settledBlocks: UInt64 = 0
+    public var repairedReads: UInt64 = 0
+}
+
+extension PoolError {
+    /// What a request is told that met this on its way.
+    var requestStatus: RequestStatus {
+        if isShortOfSpace { return .noSpace }
+        return self == .stopped ? .shutdown : .ioError
+    }
+}
