@@ -117,6 +117,12 @@ import PoolEngine
         finishDetaching(at)
     }
 
+    /// Whether a disk is here under this index, one that is being detached included.
+    public func isAttached(_ index: DeviceIndex) -> Bool {
+        let at = Int(index.rawValue)
+        return at < DiskTable.capacity && disks[at] != nil
+    }
+
     /// What has gone wrong on a device since it was attached.
     public func errors(of index: DeviceIndex) -> DeviceErrors {
         let at = Int(index.rawValue)

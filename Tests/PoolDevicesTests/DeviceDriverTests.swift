@@ -178,10 +178,11 @@ import Testing
             [operation(.write, token: 1, at: 0, 4096), operation(.flush, token: 2)], nowNs: 0)
         bench.driver.detach(DeviceIndex(0))
         bench.driver.submit([operation(.read, token: 3, at: 0, 4096)], nowNs: 0)
-        #expect(bench.driver.detached.isEmpty)
+        #expect(bench.driver.detached.isEmpty && bench.driver.isAttached(DeviceIndex(0)))
         #expect(throws: DiskError.inUse(path: path)) { try Disk.open(path: path, waitNs: 0) }
         #expect(bench.finish() == [1: .ok, 2: .ok, 3: .ioError])
         #expect(bench.driver.detached == [DeviceIndex(0)])
+        #expect(!bench.driver.isAttached(DeviceIndex(0)))
         let again = try Disk.open(path: path, waitNs: 2_000_000_000)
         _ = bench.driver.attach(again, as: DeviceIndex(0))
         #expect(bench.run(operation(.read, at: 0, 4096)) == .ok)
