@@ -68,7 +68,8 @@ enum Sample {
         0: SlabEntry(lineage: .metadata, group: 0, column: 0, generation: 1),
         1: SlabEntry(lineage: .none, group: 0, column: 0, generation: 0xa1a2),
         125: SlabEntry(
-            lineage: lineage, group: 0xb1b2_b3b4, column: 0xc1c2, generation: 0xd1d2_d3d4_d5d6_d7d8),
+            lineage: lineage, group: 0xb1b2_b3b4, column: 0xc1c2,
+            generation: 0xd1d2_d3d4_d5d6_d7d8),
     ]
 
     static let pieces: [Int: PieceEntry] = [

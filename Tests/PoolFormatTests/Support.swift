@@ -1,4 +1,5 @@
 import PoolFormat
+import Testing
 
 /// Page-aligned memory that a test owns.
 @safe
@@ -87,10 +88,15 @@ func unpackGolden(_ text: String) -> [UInt8] {
 func reseal(_ memory: Memory) {
     let count = unsafe memory.bytes.count
     guard count >= PageHeader.bytes else { return }
-    let claimed = Int(
-        UInt32(littleEndian: unsafe memory.bytes.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
+    let length = unsafe memory.bytes.loadUnaligned(fromByteOffset: 12, as: UInt32.self)
+    let claimed = Int(UInt32(littleEndian: length))
     guard claimed >= PageHeader.bytes, claimed <= count else { return }
     let covered = unsafe UnsafeRawBufferPointer(rebasing: memory.readOnly[8..<claimed])
     let checksum = unsafe Checksum.crc32c(covered)
     unsafe memory.bytes.storeBytes(of: checksum.littleEndian, toByteOffset: 4, as: UInt32.self)
+}
+
+/// `#expect` of a condition that mutates, which the macro cannot take apart.
+func expect(_ condition: Bool, sourceLocation: SourceLocation = #_sourceLocation) {
+    #expect(condition, sourceLocation: sourceLocation)
 }
