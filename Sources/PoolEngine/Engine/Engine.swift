@@ -220,6 +220,11 @@ public struct WitnessOperation: Sendable {
     public var token: UInt32
     public var pool: PoolUUID
     public var version: ConfigurationVersion
+    public init(token: UInt32, pool: PoolUUID, version: ConfigurationVersion) {
+        self.token = token
+        self.pool = pool
+        self.version = version
+    }
 }
 
 public struct WitnessCompletion: Sendable {
