@@ -32,7 +32,7 @@ public struct DiskLayout: Hashable, Sendable {
         guard diskBytes <= Units.maximumDiskBytes else { throw .diskTooLarge(bytes: diskBytes) }
         let page = UInt64(Units.blockBytes)
         let tail = (diskBytes / page - 1) * page
-        // Fewer slabs never need a larger table, so the largest count that fits is found by halving.
+        // Fewer slabs never need a larger table, so halving finds the largest count that fits.
         var fits: UInt64 = 0
         var tooMany = tail / UInt64(Units.slabBytes) + 1
         while tooMany - fits > 1 {

@@ -1,7 +1,7 @@
 /// One change of a space. Kinds 64 and above are reserved: redo, cached data, invalidation, missed.
 ///
 ///     record:   | kind 1 | flags 1 (zero) | length 2 | ... to a multiple of 8 bytes
-///     map:      | 1  0 32   | group 4     | grain 8 | physical grain 3, state 1 | zero 4 | birth 8 |
+///     map:      | 1  0 32   | group 4     | grain 8 | phys. grain 3, state 1 | zero 4 | birth 8 |
 ///     unmap:    | 2  0 16   | zero 4      | grain 8 |
 ///     values:   | 3  0 16+8n| count 2, zero 2 | first block 8 | n times: old 4, new 4 |
 ///     mark:     | 4  0 16   | zero 4      | region 8 |
