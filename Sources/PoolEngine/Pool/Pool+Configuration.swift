@@ -1,0 +1,191 @@
+import PoolFormat
+
+/// Changing the configuration: the pool's only way to decide something for all disks at once.
+///
+/// 1. One change at a time. What is in effect is durable on every disk that serves, in the slot
+///    `configurationSlot`; a change is written to the other slot, so a torn write, or any number of
+///    attempts that never took effect, leave what is in effect readable.
+/// 2. A change takes effect only when it is flushed on the disks and recorded at the witness, or,
+///    while the witness does not answer, flushed on a majority of the voters before it.
+/// 3. Every version written is higher than any written before, whether or not that took effect.
+/// 4. A disk that fails, here or elsewhere, is part of the next change: its state, the voters
+///    without it, and read-only for every space that has something on it. Its copy is stale from
+///    then on and does not vote.
+///
+/// A crash before the last flush leaves some disks with the new version and some with the one
+/// before. Opening takes the newest there is and writes it to all, before anything relies on it.
+extension Pool {
+    /// How many generations are reserved at a time: enough for the slabs of 256 TiB.
+    static var generationReserve: UInt64 { 1 << 20 }
+    /// Numbers beyond this were handed out by nobody; below it nothing can overflow.
+    static var numberLimit: UInt64 { 1 << 62 }
+
+    /// Carries one change out on every disk. When it returns the change is in effect.
+    ///
+    /// - Throws: ``PoolError/noQuorum(pool:)`` when too few disks took it: the spaces are read-only
+    ///   then, and the change may or may not be there at the next opening.
+    func changeConfiguration(
+        _ edit: (inout Configuration) -> Void
+    ) async throws(PoolError) {
+        try await holding(configurationLock) { () async throws(PoolError) in
+            var next = configuration
+            edit(&next)
+            try await putIntoEffect(next)
+        }
+    }
+
+    /// Makes durable what is marked: disks that failed since the last change.
+    func recordFailures() async {
+        guard disks.contains(where: { !$0.serves && !$0.isFailureRecorded }) else { return }
+        do throws(PoolError) {
+            try await holding(configurationLock) { () async throws(PoolError) in
+                // Another slow path may have recorded them meanwhile.
+                guard disks.contains(where: { !$0.serves && !$0.isFailureRecorded }) else { return }
+                try await putIntoEffect(configuration)
+            }
+        } catch {
+            // The spaces are read-only already, or the engine has stopped.
+        }
+    }
+
+    /// The first failed write or flush of a device. Returns once that is durable, or cannot be.
+    func deviceFailed(_ device: DeviceIndex, during what: String) async {
+        guard let disk = disk(of: device) else { return }
+        markFailed(disk, during: what)
+        await recordFailures()
+    }
+
+    /// Under the configuration lock.
+    func putIntoEffect(_ wanted: Configuration) async throws(PoolError) {
+        if hasLostQuorum { throw .noQuorum(pool: name) }
+        let buffer = await engine.scratch.take(bytes: Configuration.slotBytes)
+        defer { engine.scratch.give(buffer) }
+        let oldVoters = configuration.voters
+        var next = wanted
+        while true {
+            let leaving = foldFailures(into: &next)
+            guard !servingDisks.isEmpty, highestVersion.sequence < Self.numberLimit else {
+                return try loseQuorum()
+            }
+            next.version = ConfigurationVersion(
+                poolEpoch: highestVersion.poolEpoch, sequence: highestVersion.sequence + 1)
+            let written = try await writeConfiguration(next, buffer)
+            guard let written else { continue }
+            let isRecorded = await engine.recordAtWitness(uuid, next.version)
+            if engine.isStopped { throw .stopped }
+            let votes = oldVoters.filter { voter in written.contains { $0.number == voter } }
+            guard isRecorded || votes.count * 2 > oldVoters.count else {
+                return try loseQuorum()
+            }
+            for disk in written { disk.configurationSlot = 1 - disk.configurationSlot }
+            for disk in leaving { disk.isFailureRecorded = true }
+            configuration = next
+            generationLimit = next.nextGeneration
+            announceReadOnly()
+            return
+        }
+    }
+
+    /// Writes and flushes a version on every disk that serves.
+    ///
+    /// - Returns: the disks that have it, or nil when one failed: then the version is out of date.
+    func writeConfiguration(
+        _ next: Configuration, _ buffer: Int
+    ) async throws(PoolError) -> [Disk]? {
+        var lengthBytes = 0
+        do throws(FormatError) {
+            lengthBytes = try unsafe next.encode(
+                into: engine.arena.bytes(buffer, Configuration.slotBytes))
+        } catch {
+            throw .configurationRefused(error)
+        }
+        let what = "while the configuration was written"
+        let targets = servingDisks
+        highestVersion = next.version
+        let io = IOBatch(engine)
+        for disk in targets {
+            io.write(
+                disk.device,
+                at: DiskLayout.configurationOffset(slot: 1 - disk.configurationSlot),
+                bytes: lengthBytes, from: buffer)
+        }
+        if await !io.run() {
+            if engine.isStopped { throw .stopped }
+            for (disk, status) in zip(targets, io.statuses) where status != .ok {
+                markFailed(disk, during: what)
+            }
+        }
+        if !Mutant.isActive(.configurationUnflushed) {
+            _ = try await flush(targets, during: what)
+        }
+        // A disk may also have failed elsewhere meanwhile.
+        return targets.allSatisfy(\.serves) ? targets : nil
+    }
+
+    /// - Returns: the disks whose failure `next` says now and no version in effect did.
+    private func foldFailures(into next: inout Configuration) -> [Disk] {
+        let leaving = disks.filter { !$0.serves && !$0.isFailureRecorded }
+        for disk in leaving {
+            guard let record = next.disks.firstIndex(where: { $0.number == disk.number }) else {
+                continue
+            }
+            next.voters.removeAll { $0 == disk.number }
+            guard disk.isMember else {
+                // It was about to join: it does not.
+                next.disks.remove(at: record)
+                continue
+            }
+            next.disks[record].state = .failed
+            for index in next.spaces.indices where !next.spaces[index].flags.contains(.readOnly) {
+                let space = next.spaces[index]
+                guard
+                    disk.holds(space.lineage)
+                        || space.root.contains(where: {
+                            $0.disk == disk.number
+                        })
+                else { continue }
+                next.spaces[index].flags.insert(.readOnly)
+                next.spaces[index].readOnlyReason = Self.reason(disk)
+            }
+        }
+        return leaving
+    }
+
+    /// At most 128 bytes: a space's record has no more room.
+    static func reason(_ disk: Disk) -> String {
+        let text = "disk\(disk.number.rawValue) failed \(disk.failure ?? "")"
+        return text.utf8.count <= Configuration.reasonLimitBytes
+            ? text : "disk\(disk.number.rawValue) failed"
+    }
+
+    /// Tells open spaces what the configuration in effect says of them.
+    func announceReadOnly() {
+        for record in configuration.spaces where record.flags.contains(.readOnly) {
+            spaces.first { $0.lineage == record.lineage }?
+                .becomeReadOnly(record.readOnlyReason)
+        }
+    }
+
+    private func loseQuorum() throws(PoolError) {
+        hasLostQuorum = true
+        for space in spaces { space.becomeReadOnly("the pool's disks take no more changes") }
+        throw .noQuorum(pool: name)
+    }
+
+    // MARK: - generations
+
+    /// Sees to it that a grant of any size finds reserved generations. Takes the configuration
+    /// lock now and then, so it is called with no other lock held.
+    func reserveGenerations() async throws(PoolError) {
+        guard generationLimit - nextGeneration < 1 << 10 else { return }
+        guard nextGeneration < Self.numberLimit else { throw .numbersExhausted }
+        try await changeConfiguration { $0.nextGeneration += Self.generationReserve }
+    }
+
+    /// One generation, higher than any before, also after a crash.
+    func takeGeneration() -> UInt64 {
+        precondition(nextGeneration < generationLimit, "a generation that is not reserved")
+        defer { nextGeneration += 1 }
+        return nextGeneration
+    }
+}

@@ -1,0 +1,125 @@
+import PoolFormat
+
+/// Pieces of metadata slabs: 1 MiB each, handed out to spaces for their own metadata.
+///
+/// 1. A piece has one owner: its entry names lineage, kind, index and generation, or nothing.
+/// 2. Granted = the piece tables, and the slab tables of new metadata slabs, are durable. The two
+///    may become durable in either order: a piece of a slab that the slab table does not name is
+///    nobody's, and a metadata slab without pieces is given back.
+/// 3. Released = durable without it, before it is granted again.
+extension Pool {
+    /// Takes `count` pieces in a row, each with one copy on every one of `disks`; another disk
+    /// stands in for one that is full or has failed.
+    ///
+    /// - Returns: one entry for each piece, its copies on distinct disks, all of one generation.
+    /// - Throws: ``PoolError/noMetadataSpace`` when some copy finds no disk.
+    func grantPieces(
+        lineage: Lineage, kind: PieceKind, firstIndex: UInt32, count: Int, disks: [DiskNumber]
+    ) async throws(PoolError) -> [DirectoryEntry] {
+        precondition(!disks.isEmpty && disks.count <= Units.maximumPieceCopies && count > 0)
+        while true {
+            try await reserveGenerations()
+            let granted = try await holding(tableLock) { () async throws(PoolError) in
+                try await grant(
+                    lineage: lineage, kind: kind, firstIndex: firstIndex, count: count,
+                    wanted: disks)
+            }
+            if let granted { return granted }
+            await recordFailures()
+        }
+    }
+
+    /// - Returns: nil when a disk failed: nothing is granted then.
+    private func grant(
+        lineage: Lineage, kind: PieceKind, firstIndex: UInt32, count: Int, wanted: [DiskNumber]
+    ) async throws(PoolError) -> [DirectoryEntry]? {
+        let generation = takeGeneration()
+        var taken: [PieceAddress] = []
+        do throws(PoolError) {
+            var entries: [DirectoryEntry] = []
+            for offset in 0..<count {
+                let index = firstIndex + UInt32(offset)
+                let entry = PieceEntry(
+                    lineage: lineage, kind: kind, index: index, generation: generation)
+                var copies: [PieceAddress] = []
+                for disk in wanted {
+                    let copy = try await take(entry, preferring: disk, avoiding: copies)
+                    guard let copy else {
+                        takeBack(taken)
+                        return nil
+                    }
+                    copies.append(copy)
+                    taken.append(copy)
+                }
+                entries.append(
+                    DirectoryEntry(
+                        kind: kind, index: index, generation: generation, copies: copies))
+            }
+            if try await commitTables(during: "while metadata was granted") { return entries }
+        } catch {
+            takeBack(taken)
+            throw error
+        }
+        takeBack(taken)
+        return nil
+    }
+
+    /// In memory; the tables on disk follow with the next commit, or at the next opening.
+    private func takeBack(_ pieces: [PieceAddress]) {
+        for piece in pieces {
+            guard let disk = disk(piece.disk),
+                let index = disk.metadataIndex(ofSlab: piece.slab)
+            else { continue }
+            disk.freePiece(index, Int(piece.piece))
+        }
+    }
+
+    /// Takes one piece in memory; makes a metadata slab where no piece is free.
+    ///
+    /// - Returns: nil when the disk failed.
+    private func take(
+        _ entry: PieceEntry, preferring wanted: DiskNumber, avoiding used: [PieceAddress]
+    ) async throws(PoolError) -> PieceAddress? {
+        let isUsed = { (number: DiskNumber) in used.contains { $0.disk == number } }
+        var chosen = disk(wanted)
+        if chosen == nil || chosen?.pieceRoom == 0 || isUsed(wanted) {
+            let others = disks.filter { $0.pieceRoom > 0 && !isUsed($0.number) }
+            // Where no new metadata slab is needed, if there is such a disk.
+            let ready = others.filter { $0.freePieces > 0 }
+            chosen = (ready.isEmpty ? others : ready)
+                .max { ($0.pieceRoom, $1.number) < ($1.pieceRoom, $0.number) }
+        }
+        guard let chosen else { throw .noMetadataSpace }
+        if chosen.freePieces == 0 {
+            guard let slab = chosen.firstFreeSlab() else { throw .noMetadataSpace }
+            guard try await writeEmptyPieceTable(chosen, UInt32(slab)) else { return nil }
+            chosen.setSlab(
+                slab,
+                SlabEntry(
+                    lineage: .metadata, group: 0, column: 0, generation: entry.generation))
+        }
+        for index in chosen.metadataSlabs.indices {
+            guard let piece = chosen.metadataSlabs[index].firstFreePiece() else { continue }
+            chosen.metadataSlabs[index][piece] = entry
+            return PieceAddress(
+                disk: chosen.number, slab: chosen.metadataSlabs[index].slab,
+                piece: UInt16(piece))
+        }
+        preconditionFailure("a disk with free pieces has one")
+    }
+
+    /// Gives pieces back, durably; metadata slabs that become empty go back to the disk.
+    func releasePieces(_ pieces: [PieceAddress]) async throws(PoolError) {
+        try await holding(tableLock) { () async throws(PoolError) in
+            for piece in pieces {
+                guard let disk = disk(piece.disk), disk.entry(of: piece)?.isFree == false,
+                    let index = disk.metadataIndex(ofSlab: piece.slab)
+                else { continue }
+                disk.freePiece(index, Int(piece.piece))
+            }
+            for disk in disks { disk.freeEmptyMetadataSlabs() }
+            _ = try await commitTables(during: "while metadata was released")
+        }
+        await recordFailures()
+    }
+}

@@ -1,0 +1,187 @@
+import PoolFormat
+
+/// Spaces come and go, and the pool closes.
+///
+/// Order, each step durable before the next:
+///
+///     create    lineage reserved in the configuration ─► metadata granted and formatted
+///               ─► the configuration names the space ─► epoch ─► open
+///     destroy   closed ─► the configuration without it ─► its slabs and pieces freed
+///
+/// 1. A lineage is reserved before anything carries it, so what a crash leaves of a space that was
+///    never named is never taken for a part of the next one.
+/// 2. Slabs and pieces of a lineage that the configuration does not have are freed, here or at the
+///    next opening.
+extension Pool {
+    public struct SpaceParameters: Hashable, Sendable {
+        public var name: String
+        public var sizeBytes: UInt64
+        public var resiliency: ResiliencyKind
+        /// Data columns; 0 leaves the choice to each slab group.
+        public var columns: Int
+        public var interleaveBytes: UInt32
+        public var flags: SpaceFlags
+        public var whenFull: WhenFull
+
+        public init(
+            name: String, sizeBytes: UInt64, resiliency: ResiliencyKind, columns: Int = 0,
+            interleaveBytes: UInt32 = 256 << 10, flags: SpaceFlags = [], whenFull: WhenFull = .wait
+        ) {
+            self.name = name
+            self.sizeBytes = sizeBytes
+            self.resiliency = resiliency
+            self.columns = columns
+            self.interleaveBytes = interleaveBytes
+            self.flags = flags
+            self.whenFull = whenFull
+        }
+    }
+
+    /// Makes a thin space and opens it.
+    ///
+    /// - Throws: a ``PoolError`` that says what is wrong with the parameters, or that there is no
+    ///   room for its metadata.
+    @discardableResult
+    public func createSpace(_ parameters: SpaceParameters) async throws(PoolError) -> Lineage {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            try requireOpen()
+            try check(parameters)
+            let lineage = Lineage(configuration.nextLineage)
+            guard lineage.rawValue < Self.numberLimit else { throw .numbersExhausted }
+            try await changeConfiguration { $0.nextLineage = lineage.rawValue + 1 }
+            var record = SpaceRecord(
+                lineage: lineage, name: parameters.name, sizeBytes: parameters.sizeBytes,
+                resiliency: parameters.resiliency, copies: UInt8(parameters.resiliency.copies),
+                columns: UInt16(parameters.columns),
+                interleaveBytes: parameters.interleaveBytes, flags: parameters.flags,
+                whenFull: parameters.whenFull, readOnlyReason: "", ssdTierBytes: 0,
+                ssdResiliency: 0, writeCacheBytes: 0, root: [], currentCopies: 0, owner: "")
+            let copies = max(2, parameters.resiliency.tolerance + 1)
+            do throws(PoolError) {
+                record.root = try await Space.format(
+                    self, lineage: lineage, disks: metadataDisks(copies: copies))
+                record.currentCopies = UInt8((1 << record.root.count) - 1)
+                try await changeConfiguration { $0.spaces.append(record) }
+            } catch {
+                if error == .stopped { throw error }
+                // What was granted to it goes back; if that fails too, the next opening does it.
+                try? await freeForgottenLineages()
+                throw error
+            }
+            do throws(PoolError) {
+                let epochs = try await activate([lineage])
+                let current = configuration.spaces.first { $0.lineage == lineage } ?? record
+                try await openSpace(current, epochs.first ?? 1)
+            } catch {
+                unavailable[lineage] = error.what
+                throw error
+            }
+            return lineage
+        }
+    }
+
+    private func check(_ parameters: SpaceParameters) throws(PoolError) {
+        let name = parameters.name
+        guard Self.isValid(name: name) else { throw .badSpaceName(name) }
+        guard !configuration.spaces.contains(where: { $0.name == name }) else {
+            throw .nameTaken(name)
+        }
+        guard configuration.spaces.count < Configuration.spaceLimit else {
+            throw .tooManySpaces(limit: Configuration.spaceLimit)
+        }
+        let grain = UInt64(Units.grainBytes)
+        guard parameters.sizeBytes <= Units.maximumSpaceBytes else {
+            throw .sizeTooLarge(bytes: parameters.sizeBytes, limit: Units.maximumSpaceBytes)
+        }
+        guard parameters.sizeBytes > 0, parameters.sizeBytes % grain == 0 else {
+            let next = (parameters.sizeBytes / grain + 1) * grain
+            throw .sizeNotWhole(bytes: parameters.sizeBytes, next: next)
+        }
+        switch parameters.resiliency {
+        case .simple, .mirror2: break
+        case .mirror3, .parity1, .parity2: throw .notInThisVersion(parameters.resiliency)
+        }
+        let interleave = Int(parameters.interleaveBytes)
+        guard interleave >= Units.blockBytes, interleave <= Units.grainBytes,
+            interleave & (interleave - 1) == 0
+        else { throw .badInterleave(bytes: parameters.interleaveBytes) }
+        let copies = parameters.resiliency.copies
+        let limit = min(engine.limits.groupSlabs, Units.maximumGroupSlabs) / copies
+        guard (0...limit).contains(parameters.columns) else {
+            throw .tooManyColumns(columns: parameters.columns, limit: limit)
+        }
+        let needed = max(1, parameters.columns) * copies
+        let present = disks.filter { $0.serves && $0.isMember }.count
+        guard needed <= present else {
+            throw .tooFewDisks(
+                resiliency: parameters.resiliency, columns: max(1, parameters.columns),
+                needed: needed, present: present)
+        }
+    }
+
+    /// Ends a space and gives back all it has. Its lineage is never used again.
+    public func destroySpace(_ name: String) async throws(PoolError) {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            try requireOpen()
+            guard let record = configuration.spaces.first(where: { $0.name == name }) else {
+                throw .nameUnknown(name)
+            }
+            if hasLostQuorum { throw .noQuorum(pool: self.name) }
+            if let index = spaces.firstIndex(where: { $0.lineage == record.lineage }) {
+                let space = spaces.remove(at: index)
+                await space.close()
+                unavailable[record.lineage] = "it is being destroyed"
+            }
+            try await changeConfiguration { next in
+                next.spaces.removeAll { $0.lineage == record.lineage }
+                next.departures.removeAll { $0.lineage == record.lineage }
+            }
+            unavailable[record.lineage] = nil
+            try await freeForgottenLineages()
+        }
+    }
+
+    // MARK: - the end of a pool
+
+    /// Closes the pool so that another host may open it without this one's witness.
+    public func export() async throws(PoolError) {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            try requireOpen()
+            await closeSpaces()
+            try await changeConfiguration { $0.exported = true }
+            isClosed = true
+        }
+    }
+
+    /// A clean end of the daemon: everything acknowledged is durable afterwards.
+    public func close() async throws(PoolError) {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            if isClosed { return }
+            await closeSpaces()
+            _ = try await flush(servingDisks, during: "while the pool was closed")
+            await recordFailures()
+            isClosed = true
+        }
+    }
+
+    /// Ends the pool: its disks are free afterwards. The configuration says so first, so that a
+    /// crash in between is finished by the next opening.
+    public func destroy() async throws(PoolError) {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            try requireOpen()
+            await closeSpaces()
+            try await changeConfiguration { next in
+                next.spaces = []
+                next.disks = []
+                next.voters = []
+                next.departures = []
+            }
+            isClosed = true
+            _ = try await wipeLabels(servingDisks, during: "while its label was wiped")
+        }
+    }
+
+    private func closeSpaces() async {
+        while let space = spaces.popLast() { await space.close() }
+    }
+}

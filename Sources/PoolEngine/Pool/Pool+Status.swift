@@ -1,0 +1,118 @@
+import PoolFormat
+
+/// What a pool looks like from outside: plain values, taken at once, so they agree.
+extension Pool {
+    public struct Status: Hashable, Sendable {
+        public var name: String
+        public var uuid: PoolUUID
+        public var version: ConfigurationVersion
+        /// Of all disks, in whole slabs.
+        public var capacityBytes: UInt64
+        public var allocatedBytes: UInt64
+        public var freeBytes: UInt64
+        public var disks: [DiskStatus]
+        public var spaces: [SpaceStatus]
+        /// Changes can no longer be recorded: everything is read-only.
+        public var hasLostQuorum: Bool
+        public var isClosed: Bool
+    }
+
+    public struct DiskStatus: Hashable, Sendable {
+        public var number: DiskNumber
+        public var uuid: PoolUUID
+        public var pathHint: String
+        public var mediaClass: MediaClass
+        /// A disk that is not here is missing, whatever its record says.
+        public var state: DiskState
+        public var sizeBytes: UInt64
+        public var allocatedBytes: UInt64
+        public var errors: DiskErrorCounters
+        /// Nil while it is not here.
+        public var device: DeviceIndex?
+        /// What it was doing when it failed; empty otherwise.
+        public var failure: String
+    }
+
+    public struct SpaceStatus: Hashable, Sendable {
+        public var lineage: Lineage
+        public var name: String
+        public var sizeBytes: UInt64
+        public var resiliency: ResiliencyKind
+        /// As asked for: 0 leaves the choice to each slab group.
+        public var columns: Int
+        public var interleaveBytes: UInt32
+        public var flags: SpaceFlags
+        public var whenFull: WhenFull
+        /// Physical: every copy, and the space's own metadata.
+        public var allocatedBytes: UInt64
+        /// Logical: addresses that hold something.
+        public var mappedBytes: UInt64
+        public var epoch: UInt64
+        /// For requests; nil while the space is not open.
+        public var handle: SpaceHandle?
+        /// Disks with a part of it that have failed or are not here.
+        public var lostDisks: [DiskNumber]
+        /// Why it is not open, or takes no writes; empty when all is well.
+        public var reason: String
+    }
+
+    public func status() -> Status {
+        let allocated = allocatedByLineage()
+        let slabBytes = UInt64(Units.slabBytes)
+        let capacity = disks.reduce(0) { $0 + UInt64($1.layout.slabCount) * slabBytes }
+        let free = disks.reduce(0) { $0 + UInt64($1.freeSlabs) * slabBytes }
+        return Status(
+            name: name, uuid: uuid, version: configuration.version, capacityBytes: capacity,
+            allocatedBytes: capacity - free, freeBytes: free,
+            disks: configuration.disks.map(status),
+            spaces: configuration.spaces.map { status($0, allocated[$0.lineage] ?? 0) },
+            hasLostQuorum: hasLostQuorum, isClosed: isClosed)
+    }
+
+    private func status(_ record: DiskRecord) -> DiskStatus {
+        let disk = disk(record.number)
+        let slabs = disk.map { UInt64($0.layout.slabCount) - UInt64($0.freeSlabs) } ?? 0
+        var state = record.state
+        if disk == nil, state != .failed { state = .missing }
+        if disk?.serves == false { state = .failed }
+        return DiskStatus(
+            number: record.number, uuid: record.uuid, pathHint: record.pathHint,
+            mediaClass: record.mediaClass, state: state, sizeBytes: record.sizeBytes,
+            allocatedBytes: slabs * UInt64(Units.slabBytes),
+            errors: disk?.errors ?? DiskErrorCounters(), device: disk?.device,
+            failure: disk?.failure ?? "")
+    }
+
+    private func status(_ record: SpaceRecord, _ allocatedBytes: UInt64) -> SpaceStatus {
+        let space = spaces.first { $0.lineage == record.lineage }
+        let lost = disks.filter { !$0.serves && $0.holds(record.lineage) }.map(\.number)
+        let absent = record.root.map(\.disk).filter { disk($0) == nil }
+        let reason =
+            unavailable[record.lineage] ?? space?.readOnlyReason
+            ?? (record.readOnlyReason.isEmpty && space == nil && !isClosed
+                ? "it is not open" : record.readOnlyReason)
+        return SpaceStatus(
+            lineage: record.lineage, name: record.name, sizeBytes: record.sizeBytes,
+            resiliency: record.resiliency, columns: Int(record.columns),
+            interleaveBytes: record.interleaveBytes, flags: record.flags,
+            whenFull: record.whenFull, allocatedBytes: allocatedBytes,
+            mappedBytes: space?.mappedBytes ?? 0,
+            epoch: fences.first { $0.lineage == record.lineage }?.epoch ?? 0,
+            handle: space?.handle, lostDisks: (lost + absent).sorted(), reason: reason)
+    }
+
+    func allocatedByLineage() -> [Lineage: UInt64] {
+        var bytes: [Lineage: UInt64] = [:]
+        for disk in disks {
+            for entry in disk.slabs.entries where !entry.isFree {
+                bytes[entry.lineage, default: 0] += UInt64(Units.slabBytes)
+            }
+            for slab in disk.metadataSlabs {
+                for entry in slab.table.entries where !entry.isFree {
+                    bytes[entry.lineage, default: 0] += UInt64(Units.pieceBytes)
+                }
+            }
+        }
+        return bytes
+    }
+}

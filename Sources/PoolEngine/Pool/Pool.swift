@@ -1,0 +1,174 @@
+import PoolFormat
+
+/// One open pool on one engine: its disks, its configuration, who has which slab and piece.
+///
+/// Everything here is a slow path: asynchronous functions on the engine's executor, which
+/// interleave at every `await`. Three locks order them, always taken in this order:
+///
+///     administration   one change of the set of disks or spaces at a time
+///     configuration    one configuration is written at a time
+///     tables           slab and piece tables, in memory and on disk
+///
+/// A disk that fails under the table lock is only marked; whoever held the lock lets it go and then
+/// has the failure recorded, because recording takes the configuration lock.
+///
+/// What is durable, in the order it was made so (each file says why its order is crash-safe):
+///
+///     labels ─► configuration ─► slab tables ─► piece tables ─► fence tables ─► spaces
+public final class Pool: @unchecked Sendable {
+    /// A disk as it is offered to a pool.
+    public struct Member: Sendable {
+        public var device: DeviceDescription
+        /// The identity a new disk gets; not looked at when a labelled one is opened.
+        public var uuid: PoolUUID
+        public var mediaClass: MediaClass
+        /// Where it is, for people and for the next search: at most 1,024 bytes of UTF-8.
+        public var pathHint: String
+
+        public init(
+            device: DeviceDescription, uuid: PoolUUID, mediaClass: MediaClass, pathHint: String
+        ) {
+            self.device = device
+            self.uuid = uuid
+            self.mediaClass = mediaClass
+            self.pathHint = pathHint
+        }
+    }
+
+    public let engine: Engine
+    public let uuid: PoolUUID
+    /// What is in effect: durable on the disks and known to the witness.
+    public internal(set) var configuration: Configuration
+    public internal(set) var isClosed = false
+
+    /// The disks that are here, ascending by number. A disk that has failed stays, to be read.
+    private(set) var disks: [Disk] = []
+    /// By disk number.
+    private var disksByNumber: [Disk?] = []
+    /// The epoch in force of each lineage, as every disk's fence table says.
+    var fences: [FenceEntry] = []
+    /// The newest version ever written to a disk, whether or not it took effect.
+    var highestVersion: ConfigurationVersion
+
+    /// Generations below `generationLimit` are reserved in the configuration in effect.
+    var nextGeneration: UInt64
+    var generationLimit: UInt64
+
+    var spaces: [Space] = []
+    /// Spaces that could not be opened, and why.
+    var unavailable: [Lineage: String] = [:]
+    /// Set when changes can no longer be recorded.
+    var hasLostQuorum = false
+
+    let administrationLock: AsyncLock
+    let configurationLock: AsyncLock
+    let tableLock: AsyncLock
+
+    init(_ engine: Engine, configuration: Configuration) {
+        self.engine = engine
+        self.configuration = configuration
+        uuid = configuration.poolUUID
+        highestVersion = configuration.version
+        nextGeneration = configuration.nextGeneration
+        generationLimit = configuration.nextGeneration
+        administrationLock = AsyncLock(engine)
+        configurationLock = AsyncLock(engine)
+        tableLock = AsyncLock(engine)
+    }
+
+    public var name: String { configuration.poolName }
+
+    /// The open space of a name; nil when there is none, or it could not be opened.
+    public func space(named name: String) -> Space? {
+        guard let record = configuration.spaces.first(where: { $0.name == name }) else {
+            return nil
+        }
+        return spaces.first { $0.lineage == record.lineage }
+    }
+
+    // MARK: - disks
+
+    func attach(_ disk: Disk) {
+        let number = Int(disk.number.rawValue)
+        while disksByNumber.count <= number { disksByNumber.append(nil) }
+        disksByNumber[number] = disk
+        let index = disks.firstIndex { $0.number > disk.number } ?? disks.count
+        disks.insert(disk, at: index)
+    }
+
+    func detach(_ disk: Disk) {
+        disksByNumber[Int(disk.number.rawValue)] = nil
+        disks.removeAll { $0 === disk }
+    }
+
+    func disk(_ number: DiskNumber) -> Disk? {
+        let index = Int(number.rawValue)
+        return index < disksByNumber.count ? disksByNumber[index] : nil
+    }
+
+    func disk(of device: DeviceIndex) -> Disk? { disks.first { $0.device == device } }
+
+    /// Disks that take writes.
+    var servingDisks: [Disk] { disks.filter(\.serves) }
+
+    /// Whether an address that was read from somewhere lies on a disk that is here.
+    func contains(_ slab: SlabAddress) -> Bool {
+        disk(slab.disk)?.layout.contains(slab: slab.slab) ?? false
+    }
+
+    func contains(_ piece: PieceAddress) -> Bool {
+        contains(SlabAddress(disk: piece.disk, slab: piece.slab))
+            && MetadataSlab.pieceNumbers.contains(Int(piece.piece))
+    }
+
+    /// The device a disk is on; the disk is here (``contains(_:)-(SlabAddress)`` says so).
+    func device(_ number: DiskNumber) -> DeviceIndex {
+        guard let disk = disk(number) else { preconditionFailure("a disk that is not here") }
+        return disk.device
+    }
+
+    /// Bytes from the start of the disk.
+    func offset(_ slab: SlabAddress) -> UInt64 {
+        guard let disk = disk(slab.disk) else { preconditionFailure("a disk that is not here") }
+        return disk.layout.slabOffset(slab.slab)
+    }
+
+    func offset(_ piece: PieceAddress) -> UInt64 {
+        guard let disk = disk(piece.disk) else { preconditionFailure("a disk that is not here") }
+        return disk.layout.pieceOffset(slab: piece.slab, piece: piece.piece)
+    }
+
+    /// Whether a discard may give space back; the device may still refuse one.
+    func supportsDiscard(_ device: DeviceIndex) -> Bool {
+        disk(of: device)?.description.supportsDiscard ?? false
+    }
+
+    /// The disks for the metadata of a new space: the most room first, at most `copies`.
+    func metadataDisks(copies: Int) -> [DiskNumber] {
+        let rooms = disks.map { Placement.Room(disk: $0.number, slabs: $0.pieceRoom) }
+        return Placement.chooseMetadataDisks(rooms, copies: copies)
+    }
+
+    // MARK: - counters
+
+    func noteReadError(_ device: DeviceIndex) { disk(of: device)?.errors.read &+= 1 }
+    func noteChecksumError(_ device: DeviceIndex) { disk(of: device)?.errors.checksum &+= 1 }
+    func noteWriteError(_ device: DeviceIndex) { disk(of: device)?.errors.write &+= 1 }
+
+    // MARK: - locks
+
+    /// Runs `body` alone among those of the same lock.
+    func holding<T>(
+        _ lock: AsyncLock, _ body: () async throws(PoolError) -> T
+    ) async throws(PoolError) -> T {
+        await lock.acquire(engine)
+        defer { lock.release() }
+        if engine.isStopped { throw .stopped }
+        return try await body()
+    }
+
+    func requireOpen() throws(PoolError) {
+        if engine.isStopped { throw .stopped }
+        if isClosed { throw .closed(pool: name) }
+    }
+}

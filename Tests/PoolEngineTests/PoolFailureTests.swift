@@ -1,0 +1,131 @@
+import PoolFormat
+import Testing
+
+@testable import PoolEngine
+
+/// Disks that fail while the pool is in use.
+@Suite struct PoolFailureTests {
+    private func grant(
+        _ world: PoolWorld, _ pool: Pool, copies: Int
+    ) -> Result<GroupRecord, PoolError>? {
+        world.run { _ throws(PoolError) in
+            try await pool.grantGroup(
+                lineage: Lineage(9), id: 0, layout: .mirror2, copies: copies, columns: 1,
+                unitBytes: 256 << 10)
+        }
+    }
+
+    @Test func grantGoesAroundADiskThatFails() throws {
+        let world = PoolWorld([2048, 1024, 1024])
+        let pool = try #require(world.create(0..<3)).get()
+        world.disks[0].isBroken = true
+        let group = try #require(grant(world, pool, copies: 2)).get()
+        #expect(group.slabs.map(\.address.disk) == [DiskNumber(2), DiskNumber(3)])
+        #expect(pool.configuration.disks.map(\.state) == [.failed, .online, .online])
+        #expect(pool.configuration.voters == [DiskNumber(2), DiskNumber(3)])
+        #expect(pool.status().disks[0].errors.write > 0)
+        // The failed disk is stale and has no vote: present or not, the pool opens.
+        world.disks[0].isBroken = false
+        world.powerCut(.dropAll)
+        let opened = try #require(world.open()).get()
+        #expect(opened.status().disks.map(\.state) == [.failed, .online, .online])
+        #expect(opened.configuration.version > pool.configuration.version)
+        world.restart()
+        #expect(try #require(world.open(1..<3)).get().status().disks[0].device == nil)
+        // Alone it is not the pool.
+        world.restart()
+        guard case .witnessNewer = world.open(0..<1)?.error else {
+            Issue.record("a stale disk opened")
+            return
+        }
+        world.witness = nil
+        guard case .detached = world.open(0..<1)?.error else {
+            Issue.record("a stale disk opened without a witness")
+            return
+        }
+    }
+
+    @Test func failureInTheMiddleOfAChangeIsPartOfIt() throws {
+        let world = PoolWorld([1024, 1024])
+        let pool = try #require(world.create(0..<2)).get()
+        world.disks[1].isBroken = true
+        try #require(
+            world.run { _ throws(PoolError) in
+                try await pool.changeConfiguration { $0.nextLineage = 40 }
+            }
+        ).get()
+        #expect(pool.configuration.nextLineage == 40)
+        #expect(pool.configuration.disks.map(\.state) == [.online, .failed])
+        #expect(world.witness == pool.configuration.version)
+        #expect(!pool.hasLostQuorum)
+    }
+
+    @Test func withoutWitnessAMajorityIsNeeded() throws {
+        let world = PoolWorld([1024, 1024, 1024])
+        let pool = try #require(world.create(0..<3)).get()
+        world.witnessAnswers = false
+        world.disks[2].isBroken = true
+        let change = {
+            world.run { _ throws(PoolError) in
+                try await pool.changeConfiguration { $0.nextLineage += 1 }
+            }
+        }
+        try #require(change()).get()
+        #expect(pool.configuration.voters.count == 2)
+        // One of two is no majority.
+        world.disks[1].isBroken = true
+        #expect(change()?.error == .noQuorum(pool: "tank"))
+        #expect(pool.hasLostQuorum)
+        let grown = world.run { _ throws(PoolError) in try await pool.destroySpace("none") }
+        #expect(grown?.error == .nameUnknown("none"))
+    }
+
+    @Test func failureIsRecordedOnce() throws {
+        let world = PoolWorld([1024, 1024])
+        let pool = try #require(world.create(0..<2)).get()
+        let before = pool.configuration.version.sequence
+        for _ in 0..<3 {
+            try #require(
+                world.run { _ throws(PoolError) in
+                    await pool.deviceFailed(DeviceIndex(1), during: "a write")
+                    await pool.deviceFailed(DeviceIndex(9), during: "a device of nobody")
+                }
+            ).get()
+        }
+        #expect(pool.configuration.version.sequence == before + 1)
+        #expect(pool.status().disks[1].failure == "a write")
+    }
+
+    @Test func lastDiskTakesThePoolWithIt() throws {
+        let world = PoolWorld([1024])
+        let pool = try #require(world.create(0..<1)).get()
+        world.disks[0].isBroken = true
+        #expect(grant(world, pool, copies: 1)?.error != nil)
+        #expect(pool.hasLostQuorum)
+    }
+
+    @Test func diskThatFailsWhileItJoinsDoesNotJoin() throws {
+        // Broken from the first write, or only once the configuration names it.
+        for breaksAfter in [0, 30, 34, 36, 38, 40, 42, 44] {
+            let world = PoolWorld([1024, 1024])
+            let pool = try #require(world.create(0..<1)).get()
+            let members = world.members(1..<2)
+            world.disks[1].writesUntilBroken = breaksAfter
+            let result = world.run { _ throws(PoolError) in try await pool.addDisks(members) }
+            let count = pool.configuration.disks.count
+            #expect(count == (result?.error == nil ? 2 : 1), "broken after \(breaksAfter)")
+            #expect(pool.configuration.voters.contains(DiskNumber(1)))
+            #expect(!pool.hasLostQuorum)
+        }
+    }
+
+    @Test func unreadableSectorsAreBypassed() throws {
+        let world = PoolWorld([1024, 1024])
+        _ = try #require(world.create(0..<2)).get()
+        world.restart()
+        // The label's head, a fence slot, a configuration slot, the blank slot of a table page.
+        world.disks[0].unreadable = [0, 128 << 10, 2 << 20, (3 << 20) + 4096]
+        let pool = try #require(world.open()).get()
+        #expect(pool.status().disks[0].errors.read > 0)
+    }
+}
