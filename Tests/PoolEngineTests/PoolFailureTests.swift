@@ -128,4 +128,57 @@ import Testing
         let pool = try #require(world.open()).get()
         #expect(pool.status().disks[0].errors.read > 0)
     }
+
+    /// Any few damaged sectors: the pool opens as it was, or says which disk is damaged.
+    @Test func rotNeverTrapsAndNeverChangesThePool() throws {
+        var seed: UInt64 = 42
+        func random(_ bound: UInt64) -> UInt64 {
+            seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return (seed >> 33) % bound
+        }
+        var opened = 0
+        for round in 0..<60 {
+            let world = PoolWorld([1024, 1024], seed: UInt64(round))
+            let pool = try #require(world.create(0..<2)).get()
+            _ = try #require(
+                world.run { _ throws(PoolError) in
+                    try await pool.createSpace(
+                        Pool.SpaceParameters(
+                            name: "a", sizeBytes: 1 << 30, resiliency: .mirror2))
+                }
+            ).get()
+            world.powerCut(.dropAll)
+            for _ in 0...random(3) {
+                let disk = world.disks[Int(random(2))]
+                // Labels, fences, configurations, slab table, and the first metadata slab.
+                let block = [0, 16, 32, 256, 512, 768, 769, 1024, 1025][Int(random(9))]
+                disk.corrupt(UInt64(block) * 4096 + random(200))
+            }
+            switch try #require(world.open()) {
+            case .success(let again):
+                opened += 1
+                #expect(again.configuration.disks.count == 2)
+                #expect(again.configuration.spaces.map(\.name) == ["a"], "round \(round)")
+            case .failure(let error):
+                switch error {
+                case .damaged, .badLabel, .noLabel, .noConfiguration, .witnessNewer: break
+                default: Issue.record("round \(round): \(error)")
+                }
+            }
+        }
+        #expect(opened > 10)
+    }
+
+    @Test func generationsAreReservedBeforeTheyRunOut() throws {
+        let world = PoolWorld([1024, 1024])
+        let pool = try #require(world.create(0..<2)).get()
+        pool.nextGeneration = pool.generationLimit - 3
+        let before = pool.configuration.nextGeneration
+        let group = try #require(grant(world, pool, copies: 2)).get()
+        #expect(group.slabs[0].generation == before - 3)
+        #expect(pool.configuration.nextGeneration == before + Pool.generationReserve)
+        world.powerCut(.dropAll)
+        let opened = try #require(world.open()).get()
+        #expect(opened.nextGeneration > group.slabs[0].generation)
+    }
 }
