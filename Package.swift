@@ -20,6 +20,7 @@ let package = Package(
         .executable(name: "poold", targets: ["poold"]),
         .executable(name: "poolctl", targets: ["poolctl"]),
         .executable(name: "poolsim", targets: ["poolsim"]),
+        .library(name: "PoolFormat", targets: ["PoolFormat"]),
         .library(name: "PoolEngine", targets: ["PoolEngine"]),
         .library(name: "PoolSimulator", targets: ["PoolSimulator"]),
     ],
@@ -72,7 +73,13 @@ let package = Package(
         .testTarget(name: "PoolSimulatorTests", dependencies: ["PoolSimulator"], swiftSettings: settings),
         .testTarget(name: "PoolDevicesTests", dependencies: ["PoolDevices"], swiftSettings: settings),
         .testTarget(name: "PoolNBDTests", dependencies: ["PoolNBD"], swiftSettings: settings),
-        .testTarget(name: "PoolControlTests", dependencies: ["PoolControl"], swiftSettings: settings),
+        .testTarget(
+            name: "PoolControlTests",
+            dependencies: [
+                "PoolControl", "PoolDaemon", "PoolFormat", "poolctl", argumentParser, logging,
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: settings),
         .testTarget(name: "EndToEndTests", dependencies: ["PoolControl"], swiftSettings: settings),
     ]
 )

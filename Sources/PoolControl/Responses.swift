@@ -189,7 +189,7 @@ public struct PoolStatus: Hashable, ControlMessage {
     public var version = ControlProtocol.version
     public var name: String
     public var uuid: String
-    /// The worst of its spaces', and of its disks'.
+    /// The worst of its spaces'; healthy while it has none.
     public var health: Health
     public var reason: String
     public var action: String

@@ -1,0 +1,193 @@
+import Foundation
+import Logging
+import PoolControl
+import PoolDevices
+import PoolFormat
+
+/// What a path turned out to be.
+struct FoundDisk: Sendable {
+    /// A pool label, or why what looks like one cannot be used.
+    enum Contents: Sendable {
+        case label(Label)
+        case damagedLabel(String)
+        /// Somebody else's, in words for people: "an ext4 file system".
+        case foreign(String)
+        case nothing
+    }
+
+    var path: String
+    var probe: DiskProbe
+    var contents: Contents
+
+    var label: Label? {
+        switch contents {
+        case .label(let label): label
+        case .damagedLabel, .foreign, .nothing: nil
+        }
+    }
+
+    /// Looks at a path without claiming or changing anything.
+    init(path: String) throws(ControlFailure) {
+        do throws(DiskError) {
+            probe = try DiskProbe(path: path)
+        } catch {
+            throw ControlFailure(disk: error)
+        }
+        self.path = path
+        contents = Self.contents(of: probe)
+    }
+
+    /// The label says more than a signature that may lie there by chance, and the head's copy is
+    /// at a place that does not depend on the size.
+    private static func contents(of probe: DiskProbe) -> Contents {
+        let page = Label.bytes
+        let tailStart = Int(probe.sizeBytes % UInt64(page))
+        var damage: String?
+        var best: Label?
+        let copies = [
+            probe.head.prefix(page), probe.tail.dropLast(min(tailStart, probe.tail.count)).suffix(page),
+        ]
+        for copy in copies where copy.count == page {
+            do throws(FormatError) {
+                let label = try decode(Array(copy))
+                if label.sequence >= best?.sequence ?? 0 { best = label }
+            } catch {
+                switch error {
+                case .blank, .wrongMagic: break
+                default: damage = error.description
+                }
+            }
+        }
+        if let best { return .label(best) }
+        if let damage { return .damagedLabel(damage) }
+        return probe.foreignSignature.map { .foreign($0) } ?? .nothing
+    }
+
+    private static func decode(_ page: [UInt8]) throws(FormatError) -> Label {
+        // The closure would lose the error's type, so it hands it out as a value.
+        let result = unsafe page.withUnsafeBytes { bytes -> Result<Label, FormatError> in
+            do throws(FormatError) {
+                return .success(try unsafe Label.decode(bytes))
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try result.get()
+    }
+}
+
+/// Finds labelled disks by identity: where they were last, then next to there, then among all block
+/// devices.
+struct DiskDiscovery {
+    /// Entries of one folder that are looked at; a pool's disks do not lie among more.
+    static let maximumFolderEntries = 4096
+
+    private let logger: Logger
+    private var byDisk: [PoolUUID: [FoundDisk]] = [:]
+    private var seen: Set<String> = []
+    private var hasSearchedDevices = false
+
+    init(logger: Logger) { self.logger = logger }
+
+    /// The disk `uuid`, at `path` or wherever the search finds it; nil while it is nowhere.
+    mutating func find(_ uuid: PoolUUID, lastPath path: String) -> FoundDisk? {
+        if let found = try? FoundDisk(path: path), found.label?.diskUUID == uuid { return found }
+        searchFolder(of: path)
+        searchBlockDevices()
+        let found = byDisk[uuid] ?? []
+        guard let first = found.first else { return nil }
+        guard found.allSatisfy({ $0.probe.identity == first.probe.identity }) else {
+            let paths = found.map(\.path).joined(separator: ", ")
+            logger.warning("disk \(UUIDText.format(uuid)) is there more than once, using none: \(paths)")
+            return nil
+        }
+        return first
+    }
+
+    /// Every labelled disk of a pool that the search knows of, one for each disk identity.
+    mutating func disks(of pool: PoolUUID) -> [FoundDisk] {
+        searchBlockDevices()
+        return byDisk.values.compactMap(\.first)
+            .filter { $0.label?.poolUUID == pool }
+            .sorted { ($0.label?.diskNumber.rawValue ?? 0) < ($1.label?.diskNumber.rawValue ?? 0) }
+    }
+
+    /// The labels found at paths for which `isWanted` holds.
+    func labels(where isWanted: (String) -> Bool) -> [Label] {
+        byDisk.values.joined().filter { isWanted($0.path) }.compactMap(\.label)
+            .sorted { $0.diskNumber < $1.diskNumber }
+    }
+
+    /// Looks at one path, and remembers what it is.
+    @discardableResult
+    mutating func look(at path: String) -> FoundDisk? {
+        guard seen.insert(path).inserted, Self.mayBeDisk(path),
+            let found = try? FoundDisk(path: path)
+        else { return nil }
+        if let label = found.label {
+            let isKnown = (byDisk[label.diskUUID] ?? [])
+                .contains { $0.probe.identity == found.probe.identity }
+            if !isKnown { byDisk[label.diskUUID, default: []].append(found) }
+        }
+        return found
+    }
+
+    /// A folder may hold thousands of small files that need not be read.
+    private static func mayBeDisk(_ path: String) -> Bool {
+        var status = stat()
+        guard unsafe stat(path, &status) == 0 else { return false }
+        switch status.st_mode & S_IFMT {
+        case S_IFBLK: return true
+        case S_IFREG: return UInt64(max(0, status.st_size)) >= Units.minimumDiskBytes
+        default: return false
+        }
+    }
+
+    mutating func searchFolder(of path: String) {
+        guard let slash = path.lastIndex(of: "/"), slash > path.startIndex else { return }
+        let folder = String(path[..<slash])
+        // /dev is searched by what the kernel lists, not by its thousand names.
+        guard folder != "/dev", !folder.hasPrefix("/dev/") || folder.hasPrefix("/dev/shm") else {
+            return
+        }
+        search(folder: folder)
+    }
+
+    mutating func search(folder: String) {
+        guard seen.insert(folder + "/").inserted else { return }
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        for name in names.sorted().prefix(Self.maximumFolderEntries) {
+            look(at: folder + "/" + name)
+        }
+    }
+
+    mutating func searchBlockDevices() {
+        guard !hasSearchedDevices else { return }
+        hasSearchedDevices = true
+        let manager = FileManager.default
+        for name in ((try? manager.contentsOfDirectory(atPath: "/sys/class/block")) ?? []).sorted() {
+            // A slash in a device's name stands as an exclamation mark in /sys.
+            look(at: "/dev/" + name.replacingOccurrences(of: "!", with: "/"))
+        }
+    }
+}
+
+extension ControlFailure {
+    init(disk error: DiskError) {
+        let hint =
+            switch error {
+            case .cannotOpen(_, let code):
+                code == ENOENT
+                    ? "check the path; files are made with --create-size SIZE"
+                    : "check the path and its rights"
+            case .notADisk: "name a block device or a file"
+            case .inUse: "unmount it, or stop what uses it"
+            case .lockRefused: "use a file system with file locks"
+            case .sizeUnknown, .readFailed, .endOfDisk: "check the device and the kernel's log"
+            case .unsupportedSector: "use another disk"
+            case .cannotCreate: "check that its folder exists and has room"
+            case .sizeTooLarge: "use a smaller --create-size"
+            }
+        self.init(.refused, error.description, hint: hint)
+    }
+}

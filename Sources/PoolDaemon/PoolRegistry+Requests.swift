@@ -1,0 +1,52 @@
+import Foundation
+import PoolControl
+
+/// The control protocol's routes, each to the function that serves it.
+extension PoolRegistry: ControlService {
+    func answer(
+        _ route: ControlProtocol.Route, _ body: Data
+    ) throws(ControlFailure) -> Data {
+        switch route {
+        case .daemonInfo:
+            var info = self.info
+            info.uptimeSeconds = uptimeSeconds
+            return try encode(info)
+        case .poolList:
+            return try encode(PoolList(pools: try statuses()))
+        case .poolCreate:
+            return try encode(createPool(ControlJSON.decode(PoolCreateRequest.self, from: body)))
+        case .poolImport:
+            return try encode(importPools(ControlJSON.decode(PoolImportRequest.self, from: body)))
+        case .poolStatus(let name):
+            return try encode(status(of: try entry(named: name)))
+        case .poolDestroy(let name):
+            return try encode(destroyPool(name))
+        case .poolExport(let name):
+            return try encode(exportPool(name))
+        case .diskList(let name):
+            return try encode(
+                DiskList(pool: name, disks: try status(of: try entry(named: name)).disks))
+        case .poolAdd(let name):
+            return try encode(
+                addDisks(to: name, ControlJSON.decode(PoolAddRequest.self, from: body)))
+        case .spaceList:
+            return try encode(SpaceList(spaces: try statuses().flatMap(\.spaces)))
+        case .spaceCreate(let pool):
+            return try encode(
+                createSpace(in: pool, ControlJSON.decode(SpaceCreateRequest.self, from: body)))
+        case .spaceStatus(let path):
+            return try encode(spaceStatus(path))
+        case .spaceDestroy(let path):
+            return try encode(destroySpace(path))
+        }
+    }
+
+    private func encode(_ message: some ControlMessage) throws(ControlFailure) -> Data {
+        do {
+            return try ControlJSON.encode(message)
+        } catch {
+            throw ControlFailure(
+                .failed, "the answer cannot be written: \(error)", hint: "look at the log")
+        }
+    }
+}

@@ -1,0 +1,111 @@
+import PoolControl
+import PoolEngine
+import PoolFormat
+
+/// Spaces come and go.
+extension PoolRegistry {
+    func createSpace(
+        in poolName: String, _ request: SpaceCreateRequest
+    ) throws(ControlFailure) -> PoolControl.SpaceStatus {
+        let path = try SpacePath(pool: poolName, space: request.name)
+        let parameters = try Self.parameters(request)
+        let (entry, _) = try openEntry(named: poolName)
+        let uuid = entry.uuid
+        try shard.call { state throws(ControlFailure) in
+            let pool = try Self.pool(uuid, state)
+            do throws(PoolError) {
+                try await pool.createSpace(parameters)
+            } catch {
+                throw ControlFailure(pool: error)
+            }
+            Self.publish(parameters.name, of: pool, state)
+        }
+        return try spaceStatus(path)
+    }
+
+    /// What the engine makes of a request; what this version does not have is refused by name.
+    private static func parameters(
+        _ request: SpaceCreateRequest
+    ) throws(ControlFailure) -> Pool.SpaceParameters {
+        if request.ssdTierBytes != nil || request.ssdResiliency != nil {
+            throw notInThisVersion("tiers are", "leave --ssd-tier and --ssd-resiliency out")
+        }
+        if request.writeCacheBytes ?? 0 != 0 {
+            throw notInThisVersion("a write cache is", "leave --write-cache out")
+        }
+        switch request.provisioning {
+        case .thin: break
+        case .fixed: throw notInThisVersion("fixed provisioning is", "use thin")
+        }
+        let resiliency: ResiliencyKind =
+            switch request.resiliency {
+            case .simple: .simple
+            case .mirror2: .mirror2
+            case .mirror3, .parity1, .parity2:
+                throw notInThisVersion(
+                    "\(request.resiliency.rawValue) is", "use simple or mirror2")
+            }
+        let columns = request.columns ?? 0
+        guard (0...Int(UInt16.max)).contains(columns) else {
+            throw ControlFailure(
+                .invalid, "there cannot be \(columns) columns", hint: "use a smaller number")
+        }
+        guard let interleave = UInt32(exactly: request.interleaveBytes ?? 256 << 10) else {
+            throw ControlFailure(
+                .refused,
+                "an interleave of \(SizeText.exact(request.interleaveBytes ?? 0)) is too large",
+                hint: "use a power of two from 4K to 1M")
+        }
+        let whenFull: WhenFull =
+            switch request.whenFull {
+            case .wait: .wait
+            case .enospc: .enospc
+            }
+        return Pool.SpaceParameters(
+            name: request.name, sizeBytes: request.sizeBytes, resiliency: resiliency,
+            columns: columns, interleaveBytes: interleave,
+            flags: request.checksums ? [] : .noChecksums, whenFull: whenFull)
+    }
+
+    private static func notInThisVersion(_ what: String, _ hint: String) -> ControlFailure {
+        ControlFailure(.notInThisVersion, "\(what) not in this version", hint: hint)
+    }
+
+    func destroySpace(_ path: SpacePath) throws(ControlFailure) -> Outcome {
+        let (entry, _) = try openEntry(named: path.pool)
+        let uuid = entry.uuid
+        try shard.call { state throws(ControlFailure) in
+            let pool = try Self.pool(uuid, state)
+            guard pool.configuration.spaces.contains(where: { $0.name == path.space }) else {
+                throw Self.unknownSpace(path, pool.configuration.spaces.map(\.name))
+            }
+            // No suspension between the look and the withdrawal: nobody attaches in between.
+            let clients = state.server.exports.connections(name: path.description)
+            guard clients == 0 else {
+                throw ControlFailure(
+                    .refused,
+                    "space \(path) is in use: \(clients) "
+                        + (clients == 1 ? "client is" : "clients are") + " attached",
+                    hint: "disconnect them, then destroy it")
+            }
+            state.server.exports.withdraw(name: path.description)
+            do throws(PoolError) {
+                try await pool.destroySpace(path.space)
+            } catch {
+                Self.publish(path.space, of: pool, state)
+                throw ControlFailure(pool: error)
+            }
+        }
+        return Outcome(done: "space \(path) is destroyed")
+    }
+
+    static func unknownSpace(_ path: SpacePath, _ names: [String]) -> ControlFailure {
+        ControlFailure(
+            .notFound, "there is no space \(path)",
+            hint: Nearest.match(path.space, among: names)
+                .map { "did you mean '\(path.pool)/\($0)'?" }
+                ?? (names.isEmpty
+                    ? "pool \(path.pool) has no spaces"
+                    : "see poolctl space ls"))
+    }
+}

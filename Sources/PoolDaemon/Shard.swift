@@ -1,0 +1,227 @@
+import Dispatch
+import Logging
+import NIOPosix
+import PoolControl
+import PoolDevices
+import PoolEngine
+import PoolFormat
+import PoolNBD
+
+/// What one shard's thread owns. Confined to that thread: everybody else posts work to it.
+final class ShardState: @unchecked Sendable {
+    let engine: Engine
+    let driver: DeviceDriver
+    let server: NBDServer
+    /// The open pools.
+    var pools: [PoolUUID: Pool] = [:]
+    fileprivate let ring: Ring
+    fileprivate let wakeup: Wakeup
+    fileprivate var isFinished = false
+
+    fileprivate init(mailbox: ShardMailbox, logger: Logger) throws(RingError) {
+        let log: @Sendable (String) -> Void = { logger.notice("\($0)") }
+        let arena = BufferArena()
+        ring = try Ring(arena: arena, log: log)
+        wakeup = Wakeup(ring: ring, mailbox: mailbox)
+        engine = Engine(arena: arena)
+        driver = DeviceDriver(ring: ring, log: log)
+        server = NBDServer(
+            ring: ring, exports: ExportTable(), pieceCount: engine.limits.requestsInFlight,
+            log: log)
+    }
+}
+
+/// One shard: a thread with one ring, the engine, its disks and its clients.
+///
+/// A turn of its loop, in this order, so that one system call carries a whole batch:
+///
+///     completions from the ring -> driver, server, mailbox
+///     driver's completions -> engine -> operations -> driver
+///                                    -> witness operations -> the witness's thread
+///                                    -> replies -> server -> requests -> engine (again)
+///     submit everything and wait
+final class Shard: Sendable {
+    let disks = DiskTable()
+    private let mailbox: ShardMailbox
+    private let thread: ShardThread
+    private let state: ShardState
+    /// Where the witness's file is written: a flush must not stop the shard.
+    private let witnessPool: NIOThreadPool
+    private let witness: WitnessStore
+    private let logger: Logger
+
+    init(witness: WitnessStore, logger: Logger) throws(ControlFailure) {
+        guard let mailbox = ShardMailbox() else {
+            throw DurableFile.systemFailure("cannot make an eventfd")
+        }
+        self.mailbox = mailbox
+        self.witness = witness
+        self.logger = logger
+        let witnessPool = NIOThreadPool(numberOfThreads: 1)
+        witnessPool.start()
+        self.witnessPool = witnessPool
+        let started = Handoff<Result<ShardState, RingError>>()
+        let disks = self.disks
+        do throws(ShardThreadError) {
+            thread = try ShardThread(name: "shard0") {
+                do throws(RingError) {
+                    let state = try ShardState(mailbox: mailbox, logger: logger)
+                    let record: (WitnessOperation) -> Void = { operation in
+                        Shard.record(operation, witness, witnessPool, state, mailbox, logger)
+                    }
+                    started.put(.success(state))
+                    Shard.run(state, disks, record)
+                } catch {
+                    started.put(.failure(error))
+                }
+            }
+        } catch {
+            throw ControlFailure(.failed, "\(error)", hint: "raise the limit of processes")
+        }
+        switch started.take() {
+        case .success(let state): self.state = state
+        case .failure(let error):
+            throw ControlFailure(
+                .failed, "this kernel gives no io_uring: \(error)",
+                hint: "allow io_uring (sysctl kernel.io_uring_disabled=0, the container's seccomp)")
+        }
+    }
+
+    // MARK: - from other threads
+
+    /// Runs `body` as a slow path on the shard and waits for it: never call this on the shard.
+    func call<T: Sendable>(
+        _ body: @escaping @Sendable (ShardState) async throws(ControlFailure) -> T
+    ) throws(ControlFailure) -> T {
+        let handoff = Handoff<Result<T, ControlFailure>>()
+        let isAccepted = mailbox.post { [state] in
+            state.engine.spawn {
+                do throws(ControlFailure) {
+                    handoff.put(.success(try await body(state)))
+                } catch {
+                    handoff.put(.failure(error))
+                }
+            }
+        }
+        guard isAccepted else {
+            throw ControlFailure(.unavailable, "the daemon is stopping", hint: "start it again")
+        }
+        return try handoff.take().get()
+    }
+
+    /// Runs `body` at once on the shard's thread, between two turns.
+    func runNow<T: Sendable>(
+        _ body: @escaping @Sendable (ShardState) -> T
+    ) throws(ControlFailure) -> T {
+        let handoff = Handoff<T>()
+        guard mailbox.post({ [state] in handoff.put(body(state)) }) else {
+            throw ControlFailure(.unavailable, "the daemon is stopping", hint: "start it again")
+        }
+        return handoff.take()
+    }
+
+    /// Ends the thread. Whatever should be finished or flushed has been by now.
+    func stop() {
+        mailbox.post { [state] in
+            state.engine.stop()
+            state.isFinished = true
+        }
+        mailbox.close()
+        thread.join()
+        try? witnessPool.syncShutdownGracefully()
+    }
+
+    // MARK: - on the shard's thread
+
+    private static func run(
+        _ state: ShardState, _ disks: DiskTable, _ record: (WitnessOperation) -> Void
+    ) {
+        while true {
+            turn(state, disks, record)
+            if state.isFinished && state.driver.inFlightCount == 0 { return }
+            let now = monotonicNs()
+            let deadline = earlier(state.engine.nextDeadlineNs, state.server.nextDeadlineNs)
+            state.ring.submitAndWait(timeoutNs: deadline.map { $0 > now ? $0 - now : 0 })
+            let after = monotonicNs()
+            state.ring.forEachCompletion { userData, result, flags in
+                switch RingUserData.kind(userData) {
+                case .disk:
+                    state.driver.handle(userData: userData, result: result, nowNs: after)
+                case .listener, .connection:
+                    state.server.complete(userData: userData, result: result, flags: flags)
+                case .wakeup: state.wakeup.handle(result: result)
+                case .timer, .ignored, nil: break
+                }
+            }
+        }
+    }
+
+    /// Passes values between driver, engine and server until none of them has more to say.
+    private static func turn(
+        _ state: ShardState, _ disks: DiskTable, _ record: (WitnessOperation) -> Void
+    ) {
+        let (engine, driver, server) = (state.engine, state.driver, state.server)
+        let now = monotonicNs()
+        repeat {
+            for completion in driver.completions { engine.complete(completion) }
+            driver.completions.removeAll(keepingCapacity: true)
+            engine.poll(nowNs: now)
+            driver.submit(engine.operations, nowNs: now)
+            engine.operations.removeAll(keepingCapacity: true)
+            for operation in engine.witnessOperations { record(operation) }
+            engine.witnessOperations.removeAll(keepingCapacity: true)
+            for reply in engine.replies { server.complete(reply) }
+            engine.replies.removeAll(keepingCapacity: true)
+            server.poll(nowNs: now)
+        } while server.submitRequests(to: engine) || !driver.completions.isEmpty
+        for index in driver.detached { disks.remove(index) }
+        driver.detached.removeAll(keepingCapacity: true)
+    }
+
+    private static func record(
+        _ operation: WitnessOperation, _ witness: WitnessStore, _ pool: NIOThreadPool,
+        _ state: ShardState, _ mailbox: ShardMailbox, _ logger: Logger
+    ) {
+        pool.submit { work in
+            var isRecorded = false
+            switch work {
+            case .active:
+                do throws(ControlFailure) {
+                    try witness.record(operation.version, of: operation.pool)
+                    isRecorded = true
+                } catch {
+                    logger.error("witness: \(error.what); \(error.hint)")
+                }
+            case .cancelled: break
+            }
+            let completion = WitnessCompletion(token: operation.token, recorded: isRecorded)
+            mailbox.post { state.engine.complete(completion) }
+        }
+    }
+
+    private static func earlier(_ a: UInt64?, _ b: UInt64?) -> UInt64? {
+        switch (a, b) {
+        case (let a?, let b?): min(a, b)
+        case (let only?, nil), (nil, let only?): only
+        case (nil, nil): nil
+        }
+    }
+}
+
+/// One value from one thread to another that waits for it.
+private final class Handoff<T: Sendable>: @unchecked Sendable {
+    // Written before the signal, read after the wait: never at the same time.
+    private var value: T?
+    private let filled = DispatchSemaphore(value: 0)
+
+    func put(_ value: T) {
+        self.value = value
+        filled.signal()
+    }
+
+    func take() -> T {
+        filled.wait()
+        guard let value else { preconditionFailure("signalled without a value") }
+        return value
+    }
+}

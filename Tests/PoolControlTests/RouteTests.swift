@@ -1,0 +1,38 @@
+import PoolControl
+import Testing
+
+@Suite struct RouteTests {
+    static let routes: [ControlProtocol.Route] = [
+        .daemonInfo, .poolList, .poolCreate, .poolImport, .poolStatus("tank"),
+        .poolDestroy("tank"), .poolExport("tank"), .diskList("tank"), .poolAdd("tank"), .spaceList,
+        .spaceCreate(pool: "tank"),
+    ]
+
+    @Test(arguments: routes) func aRouteReadsBack(_ route: ControlProtocol.Route) throws {
+        #expect(try ControlProtocol.Route(method: route.method, path: route.path) == route)
+    }
+
+    @Test func spaceRoutesReadBack() throws {
+        let path = try SpacePath("tank/vm1")
+        for route in [ControlProtocol.Route.spaceStatus(path), .spaceDestroy(path)] {
+            #expect(route.path == "/v1/pools/tank/spaces/vm1")
+            #expect(try ControlProtocol.Route(method: route.method, path: route.path) == route)
+        }
+    }
+
+    @Test(arguments: [
+        ("GET", "/v2/pools", ControlFailure.Kind.invalid), ("GET", "/", .invalid),
+        ("GET", "", .invalid), ("GET", "/v1", .notFound), ("PUT", "/v1/pools", .notFound),
+        ("GET", "/v1/pools/tank/export", .notFound), ("POST", "/v1/pools/tank/exports", .notFound),
+        ("GET", "/v1/pools/..", .invalid), ("GET", "/v1/pools/a%2Fb", .invalid),
+        ("DELETE", "/v1/pools/tank/spaces/-x", .invalid),
+        ("GET", "/v1/pools/tank/spaces/a/b", .notFound), ("GET", "/v1/pools?x=1", .notFound),
+    ])
+    func anythingElseIsRefused(_ method: String, _ path: String, _ kind: ControlFailure.Kind) {
+        let failure = #expect(throws: ControlFailure.self) {
+            try ControlProtocol.Route(method: method, path: path)
+        }
+        #expect(failure?.kind == kind)
+        #expect(failure?.hint.isEmpty == false)
+    }
+}
