@@ -12,6 +12,7 @@ import Synchronization
 ///
 ///     lock DIR -> shard -> pools open or explained -> NBD listens -> control listens -> ready
 ///     stopping -> control closed -> clients finish (10 s) -> pools flushed and closed -> shard
+///              -> unlock DIR
 public final class Daemon: Sendable {
     /// How long clients and control requests may take to finish at a stop.
     public static let stopSeconds = 10
@@ -50,6 +51,7 @@ public final class Daemon: Sendable {
         } catch {
             registry.closeAll()
             shard.stop()
+            directory.unlock()
             try? changes.syncShutdownGracefully()
             throw error
         }
@@ -89,6 +91,7 @@ public final class Daemon: Sendable {
         waitForClients(until: deadline)
         registry.closeAll()
         shard.stop()
+        registry.directory.unlock()
         logger.info("stopped")
     }
 

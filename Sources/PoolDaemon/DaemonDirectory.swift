@@ -9,7 +9,7 @@ import PoolFormat
 ///     DIR/nbd.sock           NBD, unless another address was asked for
 ///     DIR/pools.json         the pools this daemon knows, and where their disks were
 ///     DIR/witness/UUID       the newest configuration version of a pool
-struct DaemonDirectory: Sendable {
+final class DaemonDirectory: Sendable {
     let path: String
     private let lock: Int32
 
@@ -38,7 +38,6 @@ struct DaemonDirectory: Sendable {
             attempts -= 1
             guard attempts > 0, errno == EWOULDBLOCK || errno == EINTR else {
                 let code = errno
-                close(lock)
                 guard code == EWOULDBLOCK || code == EINTR else {
                     throw DurableFile.systemFailure("cannot lock \(path)/lock", code)
                 }
@@ -49,6 +48,11 @@ struct DaemonDirectory: Sendable {
             usleep(50_000)
         }
     }
+
+    deinit { close(lock) }
+
+    /// Lets another daemon in: everything here is written and nothing listens any more.
+    func unlock() { _ = flock(lock, LOCK_UN) }
 
     private static func makeFolder(_ path: String) throws(ControlFailure) {
         var made = ""
