@@ -326,6 +326,30 @@ private let mib = 1 << 20
         #expect(harness.holdsNothing)
     }
 
+    @Test func clientThatKeepsOthersWaitingIsDropped() throws {
+        // Two large buffers, held for answers that nobody takes.
+        let harness = try ServerHarness(counts: [64, 16, 8, 2], pieceCount: 64)
+        let silent = harness.connect()
+        silent.open()
+        silent.write(request(0, cookie: 1, offset: 0, length: 32 * mib), listens: false)
+        harness.settle()
+        let second = harness.connect()
+        let third = harness.connect()
+        for client in [second, third] {
+            client.open()
+            client.write(request(0, cookie: 2, offset: 0, length: 32 * mib), listens: false)
+        }
+        harness.settle()
+        #expect(harness.server.shared.waiting == [2])
+        harness.nowNs += NBDLimits.stallNs / 2
+        harness.settle()
+        #expect(harness.server.connections.allSatisfy { $0.phase == .open })
+        harness.nowNs += NBDLimits.stallNs
+        harness.settle()
+        #expect(harness.server.connections.map(\.phase) == [.vacant, .vacant, .open])
+        #expect(third.simpleReply { _ in 32 * mib }?.cookie == 2)
+    }
+
     @Test func silentHandshakeEndsAfterItsDeadline() throws {
         let harness = try ServerHarness()
         let client = harness.connect()
