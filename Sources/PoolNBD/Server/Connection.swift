@@ -11,8 +11,8 @@ import PoolEngine
 ///        +------nothing is held any more--- .broken <-----------------------------------------+
 ///
 /// `.open`: requests are received, answered and sent. `.draining`: nothing more is received, what
-/// is under way is finished and its answers are sent. `.broken`: the socket is shut down, nothing is
-/// sent; what the kernel or the engine still holds comes back, then the slot is free.
+/// is under way is finished and its answers are sent. `.broken`: the socket is shut down, nothing
+/// is sent; what the kernel or the engine still holds comes back, then the slot is free.
 ///
 /// At most one receive and one send are in the kernel's hands. Events (completions, the engine's
 /// replies) only change state and put the connection on the ready list; ``turn()`` then does what
