@@ -75,8 +75,8 @@ final class ControlServer: Sendable {
         }
     }
 
-    /// Takes no more connections, removes the socket, waits for the requests under way (bounded) and
-    /// closes what is left.
+    /// Takes no more connections, removes the socket, waits for the requests under way (bounded)
+    /// and closes what is left.
     func stop(within seconds: Int) {
         try? listener.close().wait()
         _ = unsafe unlink(path)

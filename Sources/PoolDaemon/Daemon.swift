@@ -57,8 +57,8 @@ public final class Daemon: Sendable {
         }
     }
 
-    /// Looks for the disks of detached pools, after the changes that are under way. Called every few
-    /// seconds by whoever has the clock.
+    /// Looks for the disks of detached pools, after the changes that are under way. Called every
+    /// few seconds by whoever has the clock.
     public func lookAgain() {
         let isFirst = isLooking.withLock { isLooking in
             defer { isLooking = true }

@@ -26,6 +26,10 @@ struct FoundDisk: Sendable {
         }
     }
 
+    /// Whether it is as large as its label says. What was cut short has lost data: it counts as
+    /// missing, and does not keep the other disks from being opened.
+    var isWhole: Bool { (label?.diskBytes).map { $0 <= probe.sizeBytes } ?? true }
+
     /// Looks at a path without claiming or changing anything.
     init(path: String) throws(ControlFailure) {
         do throws(DiskError) {
@@ -45,7 +49,8 @@ struct FoundDisk: Sendable {
         var damage: String?
         var best: Label?
         let copies = [
-            probe.head.prefix(page), probe.tail.dropLast(min(tailStart, probe.tail.count)).suffix(page),
+            probe.head.prefix(page),
+            probe.tail.dropLast(min(tailStart, probe.tail.count)).suffix(page),
         ]
         for copy in copies where copy.count == page {
             do throws(FormatError) {
@@ -91,14 +96,16 @@ struct DiskDiscovery {
 
     /// The disk `uuid`, at `path` or wherever the search finds it; nil while it is nowhere.
     mutating func find(_ uuid: PoolUUID, lastPath path: String) -> FoundDisk? {
-        if let found = try? FoundDisk(path: path), found.label?.diskUUID == uuid { return found }
+        if let found = try? FoundDisk(path: path), found.label?.diskUUID == uuid, found.isWhole {
+            return found
+        }
         searchFolder(of: path)
         searchBlockDevices()
-        let found = byDisk[uuid] ?? []
+        let found = (byDisk[uuid] ?? []).filter(\.isWhole)
         guard let first = found.first else { return nil }
         guard found.allSatisfy({ $0.probe.identity == first.probe.identity }) else {
             let paths = found.map(\.path).joined(separator: ", ")
-            logger.warning("disk \(UUIDText.format(uuid)) is there more than once, using none: \(paths)")
+            logger.warning("one disk is there more than once, none of it is used: \(paths)")
             return nil
         }
         return first
@@ -164,8 +171,8 @@ struct DiskDiscovery {
     mutating func searchBlockDevices() {
         guard !hasSearchedDevices else { return }
         hasSearchedDevices = true
-        let manager = FileManager.default
-        for name in ((try? manager.contentsOfDirectory(atPath: "/sys/class/block")) ?? []).sorted() {
+        let names = try? FileManager.default.contentsOfDirectory(atPath: "/sys/class/block")
+        for name in (names ?? []).sorted() {
             // A slash in a device's name stands as an exclamation mark in /sys.
             look(at: "/dev/" + name.replacingOccurrences(of: "!", with: "/"))
         }

@@ -88,7 +88,8 @@ extension PoolRegistry {
         let known = try entry(named: name)
         if case .detached = known.condition {
             try forget(known.uuid)
-            return Outcome(done: "pool \(name) was detached and is forgotten; its disks are as before")
+            return Outcome(
+                done: "pool \(name) was detached and is forgotten; its disks are as before")
         }
         let (entry, devices) = try openEntry(named: name)
         try leave(entry, verb: "destroy") { pool async throws(PoolError) in

@@ -46,7 +46,8 @@ extension PoolRegistry {
                 PoolControl.DiskStatus(
                     name: "disk\(disk.number)", path: disk.path, uuid: disk.uuid,
                     media: disk.media,
-                    state: detachment.missing.contains { $0.uuid == disk.uuid } ? .missing : .offline,
+                    state: detachment.missing.contains { $0.uuid == disk.uuid }
+                        ? .missing : .offline,
                     sizeBytes: disk.sizeBytes, allocatedBytes: 0, errors: DiskErrors())
             },
             spaces: [])

@@ -25,8 +25,8 @@ enum ServiceManager {
         }
     }
 
-    /// Puts `name` into the address: a path, or, after an `@`, an abstract name, whose first byte is
-    /// zero and which ends with the length and not with a zero (unix(7)).
+    /// Puts `name` into the address: a path, or, after an `@`, an abstract name, whose first byte
+    /// is zero and which ends with the length and not with a zero (unix(7)).
     private static func fill(_ address: inout sockaddr_un, _ name: String) -> socklen_t? {
         var bytes = Array(name.utf8)
         let isAbstract = bytes.first == UInt8(ascii: "@")

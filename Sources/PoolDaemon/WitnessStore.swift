@@ -4,8 +4,8 @@ import PoolFormat
 
 /// The witness of one machine: the newest configuration version of each pool, in DIR/witness.
 ///
-/// A file holds one line, `poolEpoch sequence`, both decimal. It never goes back: a pool whose disks
-/// all show less than it says is an old copy.
+/// A file holds one line, `poolEpoch sequence`, both decimal. It never goes back: a pool whose
+/// disks all show less than it says is an old copy.
 struct WitnessStore: Sendable {
     let directory: DaemonDirectory
 

@@ -24,6 +24,9 @@ enum Reports {
 
     static func pool(_ pool: PoolStatus) -> String {
         var lines = heading("pool", pool.name, pool.health, pool.reason, pool.action)
+        guard pool.health != .detached else {
+            return (lines + ["", disks(pool.disks)]).joined(separator: "\n")
+        }
         lines.append(
             "room:     \(SizeText.format(pool.freeBytes)) free of "
                 + "\(SizeText.format(pool.capacityBytes)), "

@@ -24,7 +24,8 @@ struct TemporaryFolder: ~Copyable {
 
     @Test(arguments: [
         "", "unix:", "unix:nbd.sock", "tcp:", "tcp:host", "tcp:host:", "tcp::1", "tcp:h:0",
-        "tcp:h:65536", "tcp:h:-1", "tcp:h:x", "udp:h:1", "unix:/" + String(repeating: "x", count: 107),
+        "tcp:h:65536", "tcp:h:-1", "tcp:h:x", "udp:h:1",
+        "unix:/" + String(repeating: "x", count: 107),
     ])
     func otherAddressesAreRefused(_ text: String) {
         #expect(throws: ControlFailure.self) { try NBDAddress(text) }
@@ -32,7 +33,8 @@ struct TemporaryFolder: ~Copyable {
 
     @Test(arguments: [
         ("tcp:127.0.0.1:1", true), ("tcp:[::1]:1", true), ("tcp:localhost:1", true),
-        ("unix:/x", true), ("tcp:0.0.0.0:1", false), ("tcp:[::]:1", false), ("tcp:10.0.0.1:1", false),
+        ("unix:/x", true), ("tcp:0.0.0.0:1", false), ("tcp:[::]:1", false),
+        ("tcp:10.0.0.1:1", false),
     ])
     func loopbackIsKnown(_ text: String, _ isLocal: Bool) throws {
         #expect(try NBDAddress(text).isLocal == isLocal)

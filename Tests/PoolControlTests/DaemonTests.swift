@@ -94,7 +94,9 @@ import Testing
         #expect(detached.health == .detached)
         #expect(detached.disks.map(\.state) == [.offline, .missing])
         #expect("\(detached.reason) \(detached.action)".contains("disk2"))
-        #expect(fixture.refusal { _ = try fixture.createSpace("tank", Self.space) }?.kind == .refused)
+        #expect(!Reports.pool(detached).contains("space create"))
+        let refused = fixture.refusal { _ = try fixture.createSpace("tank", Self.space) }
+        #expect(refused?.kind == .refused)
         // Back, under another name: what counts is the label.
         try FileManager.default.moveItem(atPath: away, toPath: fixture.disk("b2"))
         fixture.daemon?.lookAgain()
@@ -105,6 +107,18 @@ import Testing
         let back = try fixture.pool("tank")
         #expect(back.health == .healthy && back.spaces.map(\.name) == ["tank/vm"])
         #expect(back.disks.map(\.path) == [fixture.disk("a"), fixture.disk("b2")])
+    }
+
+    @Test func aDiskThatWasCutShortIsMissing() throws {
+        let fixture = try Fixture()
+        _ = try fixture.createPool("tank", ["a", "b"])
+        fixture.stop()
+        let file = try #require(FileHandle(forUpdatingAtPath: fixture.disk("b")))
+        try file.truncate(atOffset: 1 << 20)
+        try file.close()
+        try fixture.start()
+        let pool = try fixture.pool("tank")
+        #expect(pool.health == .detached && pool.disks.map(\.state) == [.offline, .missing])
     }
 
     @Test func aPoolMovesByExportAndImport() throws {

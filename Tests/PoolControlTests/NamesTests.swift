@@ -27,7 +27,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("tnak", "tank"), ("tan", "tank"), ("TANK", "tank"), ("tankk", "tank"), ("bakcup", "backup"),
+        ("tnak", "tank"), ("tan", "tank"), ("TANK", "tank"), ("tankk", "tank"),
+        ("bakcup", "backup"),
     ])
     func theNearestNameIsFound(_ typed: String, _ meant: String) {
         #expect(Nearest.match(typed, among: ["backup", "tank", "media"]) == meant)

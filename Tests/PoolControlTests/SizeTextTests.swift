@@ -18,7 +18,8 @@ import Testing
         ("+1", .notANumber("+1")), (" 1", .notANumber(" 1")), ("1.5G", .notANumber("1.5G")),
         ("0x10", .unknownUnit("x10")), ("1GB", .unknownUnit("GB")), ("1X", .unknownUnit("X")),
         ("1 G", .unknownUnit(" G")), ("1iB", .unknownUnit("iB")), ("1P", .unknownUnit("P")),
-        ("9223372036854775808", .tooLarge("9223372036854775808")), ("8388608T", .tooLarge("8388608T")),
+        ("9223372036854775808", .tooLarge("9223372036854775808")),
+        ("8388608T", .tooLarge("8388608T")),
         ("99999999999999999999", .tooLarge("99999999999999999999")),
         ("18014398509481984K", .tooLarge("18014398509481984K")), ("٣", .notANumber("٣")),
     ]
