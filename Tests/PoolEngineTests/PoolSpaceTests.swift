@@ -54,12 +54,37 @@ import Testing
         #expect(again == Lineage(2))
     }
 
+    /// Whatever is granted carries a lineage that the configuration has reserved.
+    private func checkLineages(_ world: PoolWorld, _ cut: Int) throws {
+        let members = world.allMembers
+        let (highest, next) = try #require(
+            world.run { engine throws(PoolError) in
+                let found = try await Pool.readMembers(engine, members)
+                let configuration = try Pool.choose(found, nil).configuration
+                let pool = Pool(engine, configuration: configuration)
+                var highest: UInt64 = 0
+                for member in found {
+                    let disk = member.makeDisk(configuration)
+                    try await pool.loadTables(disk)
+                    for slab in disk.metadataSlabs {
+                        for entry in slab.table.entries where !entry.isFree {
+                            highest = max(highest, entry.lineage.rawValue)
+                        }
+                    }
+                }
+                return (highest, configuration.nextLineage)
+            }
+        ).get()
+        #expect(highest < next, "cut \(cut)")
+    }
+
     @Test func spaceIsThereOrNot() throws {
         try PoolWorld.atEveryCut([1024, 1024]) { world in
             try #require(world.create(0..<2)).get()
         } change: { pool, _ throws(PoolError) in
             try await pool.createSpace(Self.parameters)
         } check: { world, _, cut, ended in
+            try checkLineages(world, cut)
             let pool = try #require(world.open()).get()
             let status = pool.status()
             #expect(!ended || status.spaces.count == 1)
