@@ -1,0 +1,265 @@
+import Foundation
+import Testing
+
+/// A refusal: status 1, `error:` and `hint:` lines, nothing on the standard output.
+func expectRefused(
+    _ finished: Finished, _ what: String, sourceLocation: SourceLocation = #_sourceLocation
+) {
+    #expect(finished.status == 1, "\(what): \(finished.everything)", sourceLocation: sourceLocation)
+    let lines = finished.errors.split(separator: "\n")
+    #expect(
+        lines.contains { $0.hasPrefix("error: ") && $0.count > 10 },
+        "\(what) has no error line: \(finished.everything)", sourceLocation: sourceLocation)
+    #expect(
+        lines.contains { $0.hasPrefix("hint: ") && $0.count > 10 },
+        "\(what) has no hint: \(finished.everything)", sourceLocation: sourceLocation)
+}
+
+extension EndToEnd {
+    /// What people mistype, and disks that are not what they seem. Nothing may change.
+    @Suite struct BadInput {
+        /// Refused by the daemon or by poolctl: `DISK` is a disk of the pool, `NEW` a missing file,
+        /// `FOREIGN` a file with something else on it, `SMALL` one below 1 GiB, `FOLDER` a folder.
+        static let refused: [[String]] = [
+            ["pool", "status", "nosuch"],
+            ["disk", "ls", "nosuch"],
+            ["pool", "create", "demo", "NEW", "--create-size", "2G"],
+            ["pool", "create", "other", "NEW"],
+            ["pool", "create", "other", "NEW", "--create-size", "512M"],
+            ["pool", "create", "other", "NEW", "NEW", "--create-size", "2G"],
+            ["pool", "create", "other", "DISK"],
+            ["pool", "create", "other", "DISK", "NEW", "--create-size", "2G"],
+            ["pool", "create", "other", "FOREIGN"],
+            ["pool", "create", "other", "SMALL"],
+            ["pool", "create", "other", "FOLDER"],
+            ["pool", "create", "other", "/dev/null"],
+            ["pool", "create", "other", "NEW/below", "--create-size", "2G"],
+            ["pool", "create", "a/b", "NEW", "--create-size", "2G"],
+            ["pool", "create", "..", "NEW", "--create-size", "2G"],
+            ["pool", "create", String(repeating: "n", count: 65), "NEW", "--create-size", "2G"],
+            ["pool", "add", "nosuch", "NEW", "--create-size", "2G"],
+            ["pool", "add", "demo", "DISK"],
+            ["pool", "add", "demo", "FOREIGN"],
+            ["pool", "import", "NEW"],
+            ["pool", "import", "FOREIGN"],
+            ["pool", "import", "DISK"],
+            ["pool", "export", "nosuch"],
+            ["pool", "destroy", "demo"],
+            ["pool", "destroy", "nosuch", "--yes"],
+            ["space", "create", "nosuch/x", "--size", "1G", "--resiliency", "mirror2"],
+            ["space", "create", "demo/files", "--size", "1G", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "1000001", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "0", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "1G", "--resiliency", "parity1"],
+            ["space", "create", "demo/x", "--size", "1G", "--resiliency", "mirror3"],
+            ["space", "create", "demo/a b", "--size", "1G", "--resiliency", "simple"],
+            ["space", "create", "demo/..", "--size", "1G", "--resiliency", "simple"],
+            ["space", "create", "demo/x", "--size=1G", "--resiliency=mirror2", "--columns", "9"],
+            ["space", "status", "demo/nosuch"],
+            ["space", "destroy", "demo/files"],
+            ["space", "destroy", "demo/nosuch", "--yes"],
+        ]
+
+        /// Wrong as they stand, whatever the pools are: status 64, or 1 where the daemon says it.
+        static let usage: [[String]] = [
+            ["frobnicate"],
+            ["pool", "create"],
+            ["pool", "frobnicate", "demo"],
+            ["pool", "status", "demo", "--frobnicate"],
+            ["space", "create", "demo/x"],
+            ["space", "create", "demo/x", "--size", "1G"],
+            ["space", "create", "demo/x", "--size", "banana", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "-1", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "99999999999T", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "1.5G", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size", "1G", "--resiliency", "raid5"],
+            ["space", "create", "demo", "--size", "1G", "--resiliency", "mirror2"],
+            ["space", "create", "demo/", "--size", "1G", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x/y", "--size", "1G", "--resiliency", "mirror2"],
+            ["space", "create", "demo/x", "--size=1G", "--resiliency=mirror2", "--columns", "0"],
+            ["space", "status", "demo"],
+            ["space", "status", ""],
+        ]
+
+        @Test func refusalsChangeNothing() throws {
+            try withSpace { machine in
+                let world = try BadWorld(machine)
+                let before = try world.snapshot()
+                for arguments in Self.refused {
+                    let finished = try machine.poolctl(world.fill(in: arguments))
+                    let what = "poolctl \(arguments.joined(separator: " "))"
+                    expectRefused(finished, what)
+                    #expect(try world.snapshot() == before, "\(what) changed something")
+                }
+                for arguments in Self.usage {
+                    let finished = try machine.poolctl(world.fill(in: arguments))
+                    let what = "poolctl \(arguments.joined(separator: " "))"
+                    #expect([1, 64].contains(finished.status), "\(what): \(finished.everything)")
+                    #expect(!finished.errors.isEmpty, "\(what) says nothing")
+                    #expect(try world.snapshot() == before, "\(what) changed something")
+                }
+            }
+        }
+
+        @Test func hintsHelp() throws {
+            try withSpace { machine in
+                let near = try machine.poolctl(["space", "status", "demo/filse"])
+                #expect(near.errors.contains("demo/files"), "\(near.errors)")
+                let odd = try machine.poolctl([
+                    "space", "create", "demo/x", "--size", "1000001", "--resiliency", "mirror2",
+                ])
+                // The next size that would do: one MiB.
+                #expect(
+                    odd.errors.contains("1M") || odd.errors.contains("1 M")
+                        || odd.errors.contains("1048576"), "\(odd.errors)")
+            }
+        }
+
+        @Test func noDaemonIsSaidPlainly() throws {
+            let machine = Machine(scratch: try Scratch(name: "e2e"))
+            let finished = try machine.poolctl(["pool", "ls"])
+            expectRefused(finished, "no daemon")
+            #expect(finished.errors.contains("error: no poold at \(machine.directory)"))
+            #expect(finished.errors.contains("poold --dir"), "the hint has the start line")
+        }
+
+        @Test func tooFewDisksForTheResiliency() throws {
+            try withMachine { machine in
+                try machine.makePool(disks: 1)
+                let finished = try machine.poolctl([
+                    "space", "create", "demo/x", "--size", "1G", "--resiliency", "mirror2",
+                ])
+                expectRefused(finished, "mirror2 on one disk")
+                #expect(finished.errors.contains("2") && finished.errors.contains("1"))
+            }
+        }
+
+        @Test(needs("mke2fs")) func foreignContentIsNamedAndKeptUntilForced() throws {
+            try withMachine { machine in
+                let disk = machine.scratch.path("foreign")
+                try succeed("mke2fs", ["-q", "-t", "ext4", disk, "2G"])
+                let before = try ends(of: disk)
+                let finished = try machine.poolctl(["pool", "create", "other", disk])
+                expectRefused(finished, "a file system on the disk")
+                #expect(finished.errors.contains("ext"), "what was found: \(finished.errors)")
+                #expect(finished.errors.contains("--force"), "\(finished.errors)")
+                #expect(try ends(of: disk) == before)
+                try machine.control("pool", "create", "other", disk, "--force")
+            }
+        }
+
+        /// The first and the last MiB: where a pool writes when it takes a disk.
+        private func ends(of disk: String) throws -> [Data?] {
+            let handle = try #require(FileHandle(forReadingAtPath: disk))
+            defer { try? handle.close() }
+            let head = try handle.read(upToCount: 1 << 20)
+            let size = try handle.seekToEnd()
+            try handle.seek(toOffset: size - (1 << 20))
+            return [head, try handle.read(upToCount: 1 << 20)]
+        }
+
+        @Test(needsLibnbd()) func spacesInUseAreNotDestroyed() throws {
+            try withSpace { machine in
+                let client = try AttachedClient(machine.socket, "demo/files")
+                for arguments in [
+                    ["space", "destroy", "demo/files", "--yes"],
+                    ["pool", "destroy", "demo", "--yes"],
+                    ["pool", "export", "demo"],
+                ] {
+                    expectRefused(try machine.poolctl(arguments), "\(arguments) in use")
+                }
+                let status = try machine.json("space", "status", "demo/files")
+                #expect(status["connections"] == .integer(1))
+                client.detach()
+                let free = try eventually(within: 10) {
+                    try machine.poolctl(["space", "destroy", "demo/files", "--yes"]).status == 0
+                }
+                #expect(free)
+            }
+        }
+    }
+}
+
+/// The files that the bad-input tests point at, and everything that must not change.
+private struct BadWorld {
+    let machine: Machine
+    let foreign: String
+
+    init(_ machine: Machine) throws {
+        self.machine = machine
+        foreign = machine.scratch.path("foreign")
+        let handle = try writable(foreign)
+        // A FAT boot sector's signature and text: somebody's data.
+        try handle.write(contentsOf: Data("somebody's letters, do not lose".utf8))
+        try handle.seek(toOffset: 510)
+        try handle.write(contentsOf: Data([0x55, 0xAA]))
+        try handle.truncate(atOffset: 2 << 30)
+        try handle.close()
+        let small = try writable(machine.scratch.path("small"))
+        try small.truncate(atOffset: 512 << 20)
+        try small.close()
+        try FileManager.default.createDirectory(
+            atPath: machine.scratch.path("folder"), withIntermediateDirectories: true)
+    }
+
+    func fill(in arguments: [String]) -> [String] {
+        arguments.map { argument in
+            switch argument {
+            case "DISK": machine.scratch.path("demo-disk1")
+            case "NEW": machine.scratch.path("new")
+            case "NEW/below": machine.scratch.path("new/below")
+            case "FOREIGN": foreign
+            case "SMALL": machine.scratch.path("small")
+            case "FOLDER": machine.scratch.path("folder")
+            default: argument
+            }
+        }
+    }
+
+    /// Pools, spaces, disks, the files around them and what the foreign file holds.
+    func snapshot() throws -> [String] {
+        let files = try FileManager.default.contentsOfDirectory(atPath: machine.scratch.folder)
+        let letters = FileHandle(forReadingAtPath: foreign)
+        defer { try? letters?.close() }
+        return [
+            try machine.control("pool", "ls", "--json"),
+            try machine.control("space", "ls", "--json"),
+            try machine.control("disk", "ls", "demo", "--json"),
+            files.sorted().joined(separator: " "),
+            String(decoding: try letters?.read(upToCount: 4096) ?? Data(), as: UTF8.self),
+        ]
+    }
+}
+
+/// A client that is attached and does nothing, until it is told to go or goes away.
+private final class AttachedClient {
+    private let process = Process()
+    private let orders = Pipe()
+
+    init(_ socket: String, _ export: String) throws {
+        let script = """
+            import nbd, sys
+            handle = nbd.NBD()
+            handle.set_export_name(sys.argv[2])
+            handle.connect_unix(sys.argv[1])
+            print("attached", flush=True)
+            sys.stdin.read()
+            handle.shutdown()
+            """
+        let answers = Pipe()
+        process.executableURL = URL(fileURLWithPath: Tool.python)
+        process.arguments = ["-c", script, socket, export]
+        process.standardInput = orders
+        process.standardOutput = answers
+        try process.runUnmasked()
+        let answer = String(decoding: answers.fileHandleForReading.availableData, as: UTF8.self)
+        guard answer.hasPrefix("attached") else { throw HarnessError("the client said \(answer)") }
+    }
+
+    func detach() {
+        try? orders.fileHandleForWriting.close()
+        process.waitUntilExit()
+    }
+
+    deinit { detach() }
+}
