@@ -36,6 +36,8 @@ public final class Engine: @unchecked Sendable {
 
     /// Devices that cannot give space back: they are not asked again.
     var discardRefused = DeviceSet()
+    /// Slow paths that wait for a frame.
+    var framesWanted = 0
     /// Fires when a frame may have become free to evict.
     private(set) lazy var frameReleased = Signal(self)
     private var batches: [IOBatch?] = []
@@ -158,6 +160,12 @@ public final class Engine: @unchecked Sendable {
         guard space(handle) != nil else { return }
         spaces[Int(handle.index)] = nil
         spaceSerials[Int(handle.index)] &+= 1
+    }
+
+    /// What the requests of every space wait for: for whoever finds one that does not end.
+    public var waiting: String {
+        spaces.compactMap { $0 }.map { "space \($0.lineage.rawValue): \($0.waiting)" }
+            .joined(separator: "\n")
     }
 
     private func runRunnable() {

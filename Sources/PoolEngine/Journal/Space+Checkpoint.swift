@@ -45,12 +45,12 @@ extension Space {
             guard step.skipped > 0, await commit() else { break }
         }
         checkpointed.fire()
-        wake(&roomWaiters)
     }
 
     private var hasMuchToCheckpoint: Bool {
         journal.usedBlocks * 8 > journal.blockCount
             || engine.frames.dirtyCount * 4 > engine.frames.capacity
+            || (engine.framesWanted > 0 && engine.frames.dirtyCount > 0)
     }
 
     /// Everything is in its page, the journal is empty. For a clean end.
@@ -101,7 +101,10 @@ extension Space {
             }
             written.append(candidate)
         }
-        guard !written.isEmpty else { return (0, skipped) }
+        guard !written.isEmpty else {
+            retire()
+            return (0, skipped)
+        }
         guard await write(written, from: buffer) else { return (0, 0) }
         for candidate in written { settleSlot(candidate) }
         engine.frameReleased.fire()

@@ -315,9 +315,11 @@ extension Space {
             let freed = committing.freed
             background { await $0.release(freed) }
         }
+        if !committing.isEmpty {
+            engine.frameReleased.fire()
+            if !isJournalTight { wake(&roomWaiters) }
+        }
         committing.removeAll()
-        engine.frameReleased.fire()
-        if !isJournalTight { wake(&roomWaiters) }
         if journal.usedBlocks * 4 > journal.blockCount { wantCheckpoint() }
         if engine.frames.dirtyCount * 2 > engine.frames.capacity { wantCheckpoint() }
     }

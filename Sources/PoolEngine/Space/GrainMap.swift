@@ -192,7 +192,7 @@ struct SlabGroups {
                 columns == 1
                 ? lengthBytes - position : min(lengthBytes - position, 1 << shift - within)
             var base = bases[firstBase + (chunk % columns) * copies + copy]
-            base.offsetBytes += UInt64(chunk / columns << shift + within)
+            base.offsetBytes += UInt64((chunk / columns) << shift + within)
             body(base, position, run)
             position += run
             address += run

@@ -98,10 +98,14 @@ extension Space {
 
     /// Brings a checksum page into a frame, with what the journal still has for it.
     func loadValues(page: UInt32) async throws(PoolError) {
-        if pageFrames[Int(page)] >= 0 { return }
+        if await isLoaded(page: page) { return }
         let frame = try await takeFrame()
-        // Another slow path may have loaded it meanwhile.
-        if pageFrames[Int(page)] >= 0 { return engine.frames.give(frame) }
+        // Another slow path may have begun to load it meanwhile.
+        if pageFrames[Int(page)] >= 0 {
+            engine.frames.give(frame)
+            return try await loadValues(page: page)
+        }
+        defer { valuesLoaded.fire() }
         engine.frames[frame] = PageFrames.Frame()
         engine.frames[frame].space = handle.index
         engine.frames[frame].page = page
@@ -124,8 +128,20 @@ extension Space {
         }
     }
 
+    /// Waits while another slow path loads the page. False: nobody does, and it is not there.
+    private func isLoaded(page: UInt32) async -> Bool {
+        while true {
+            let frame = pageFrames[Int(page)]
+            if frame < 0 { return false }
+            if !engine.frames[frame].isLoading || engine.isStopped { return true }
+            await valuesLoaded.wait()
+        }
+    }
+
     /// A frame to load into; while all are in use, commits and checkpoints make some clean.
     private func takeFrame() async throws(PoolError) -> Int32 {
+        engine.framesWanted += 1
+        defer { engine.framesWanted -= 1 }
         while true {
             if engine.isStopped { throw .stopped }
             let taken = engine.frames.take { space, page in

@@ -22,14 +22,13 @@ extension Space {
         let blocks = Int(table[request].blockCount)
         let bound = engine.limits.unflushedBlocks
         let unflushed = pending.blocks.count + 2 * pending.grains.count + reservedBlocks + blocks
-        if unflushed * 2 > bound { wantCommit() }
-        if unflushed > bound || isJournalTight {
-            if isJournalTight { wantCheckpoint() }
-            wantCommit()
-            park(request, on: &roomWaiters)
-            return false
-        }
-        return true
+        if unflushed * 2 > bound, !pending.isEmpty { wantCommit() }
+        guard unflushed > bound || isJournalTight else { return true }
+        // Woken by a commit that changed something, or a checkpoint. What the writes in flight
+        // have reserved becomes pending when they finish, and is committed then.
+        if isJournalTight { wantCheckpoint() }
+        park(request, on: &roomWaiters)
+        return false
     }
 
     /// The frame with the values of the request's grain; nil: it is parked until that is in memory.
@@ -62,7 +61,10 @@ extension Space {
             status = error.requestStatus
         }
         var waiters = pageWaiters.removeValue(forKey: page) ?? []
-        status == .ok ? wake(&waiters) : fail(&waiters, status)
+        guard status == .ok else { return fail(&waiters, status) }
+        // At once, before another page may take the frame.
+        for request in waiters { advance(request) }
+        engine.frameReleased.fire()
     }
 
     /// Where the request's grain lies, mapped now if need be; nil: parked until there is room, or

@@ -103,6 +103,10 @@ extension Space {
         for position in 0..<Int(table[request].blockCount) {
             changeValue(grain, first + position, table.value(request, position), frame)
         }
+        if !roomWaiters.isEmpty {
+            // What it reserved is pending now, or nothing had to be recorded and there is room.
+            pending.isEmpty ? wake(&roomWaiters) : wantCommit()
+        }
         finish(request, .ok)
     }
 
@@ -123,6 +127,7 @@ extension Space {
     /// A copy did not take the write. Nobody knows what it holds now: the region stays suspect, the
     /// spaces on that disk become read-only durably, and only then is the error told.
     private func failWrite(_ request: RequestIndex, _ region: UInt64) {
+        wake(&roomWaiters)
         regions[region].isSuspect = true
         table[request].state = .detour
         let devices = failedWriteDevices

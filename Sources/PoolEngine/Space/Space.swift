@@ -68,6 +68,8 @@ public final class Space: @unchecked Sendable {
     let idle: Signal
     /// Fires once in a while as long as regions are dirty.
     let maintenance: Signal
+    /// Fires when a checksum page has been loaded, or could not be.
+    let valuesLoaded: Signal
 
     // Requests that wait inside the space.
     var pageWaiters: [UInt32: [RequestIndex]] = [:]
@@ -124,6 +126,7 @@ public final class Space: @unchecked Sendable {
         checkpointLock = AsyncLock(engine)
         idle = Signal(engine)
         maintenance = Signal(engine)
+        valuesLoaded = Signal(engine)
         if record.flags.contains(.readOnly) {
             readOnlyReason = record.readOnlyReason.isEmpty ? "read-only" : record.readOnlyReason
         }
@@ -300,6 +303,24 @@ public final class Space: @unchecked Sendable {
         wake(&markWaiters)
         wake(&grainWaiters)
         commitWanted.fire()
+    }
+}
+
+extension Space {
+    /// What requests wait for, in one line: for whoever finds one that does not end.
+    public var waiting: String {
+        let lists = [
+            ("page", pageWaiters.values.reduce(0) { $0 + $1.count }),
+            ("settling", settleWaiters.values.reduce(0) { $0 + $1.count }),
+            ("grain", grainWaiters.count), ("mark", markWaiters.count),
+            ("room", roomWaiters.count), ("commit", flushWaiters.count + capturedWaiters.count),
+        ]
+        let parts = lists.filter { $0.1 > 0 }.map { "\($0.1) for \($0.0)" }
+        return "\(inFlight) in flight; " + parts.joined(separator: ", ")
+            + "; unflushed \(pending.blocks.count) + \(committing.blocks.count) blocks, "
+            + "\(reservedBlocks) reserved; journal \(journal.usedBlocks) of "
+            + "\(journal.blockCount) blocks, tail \(journal.tail.sequence), "
+            + "confirmed \(journal.confirmedSequence)"
     }
 }
 
