@@ -157,10 +157,12 @@ extension Space {
             imageDirty(candidate.page, page)
             pieces.markClean(.dirty, candidate.page)
         case .group:
+            if hasGrantsUnderWay { return false }
             page.zero()
             imageGroups(candidate.page, page)
             pieces.markClean(.group, candidate.page)
         case .directory:
+            if hasGrantsUnderWay { return false }
             page.zero()
             imageDirectory(candidate.page, page)
             pieces.markClean(.directory, candidate.page)
@@ -221,8 +223,12 @@ extension Space {
         }
     }
 
-    /// Grants and releases under way may be in it: an empty group that exists and is not recorded,
-    /// or one that is recorded as gone and still granted, is put right when the space is opened.
+    /// A page of one number has one content: with grants in it that are not durable, two images of
+    /// the same number would differ, and nothing would tell the newer.
+    private var hasGrantsUnderWay: Bool {
+        !pending.records.isEmpty || !committing.records.isEmpty
+    }
+
     private func imageGroups(_ index: UInt32, _ page: PageImage) {
         for position in 0..<GroupPage.recordsPerPage {
             let id = index * UInt32(GroupPage.recordsPerPage) + UInt32(position)

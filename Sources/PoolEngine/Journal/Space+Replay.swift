@@ -179,7 +179,10 @@ extension Space {
                 guard entry.isMapped else { continue }
                 guard groups.isFree(entry) else {
                     throw .claimRefused(
-                        lineage: lineage, what: "grain \(grain) lies where it cannot")
+                        lineage: lineage,
+                        what: "grain \(grain) lies in grain \(entry.physicalGrain) of slab group "
+                            + "\(entry.group), which "
+                            + (groups[entry.group] == nil ? "does not exist" : "is taken"))
                 }
                 groups.take(entry.group, entry.physicalGrain)
             }
