@@ -1,0 +1,237 @@
+import PoolEngine
+import PoolFormat
+
+/// One space as the clients of a run know it.
+struct ClientSpace {
+    var name: String
+    var parameters: SpaceShape
+    var model: SpaceModel
+    /// nil while the pool is closed.
+    var handle: SpaceHandle?
+}
+
+/// What a space is made with.
+struct SpaceShape: Sendable {
+    var sizeBytes: UInt64
+    var resiliency: ResiliencyKind
+    var columns: UInt16
+    var interleaveBytes: UInt32
+    var checksums: Bool
+    var whenFull: WhenFull
+}
+
+/// A request under way.
+struct ClientRequest {
+    var kind: SpaceRequest.Kind
+    var space: UInt64
+    var sectors: Range<Int>
+    /// The number of a change, or the ticket of a read or a FLUSH.
+    var number: UInt32
+    /// Where its buffer is, or nil.
+    var buffer: Int?
+    var client: Int
+}
+
+/// The clients of a machine: they submit, check every reply, and keep the models.
+final class Clients {
+    private(set) var spaces: [ClientSpace] = []
+    private(set) var submitted = 0
+    private(set) var refusedForRoom = 0
+    private var inFlight: [UInt64: ClientRequest] = [:]
+    private var inFlightByClient: [Int] = []
+    private var nextCookie: UInt64 = 1
+    private var nextSerial: UInt64 = 1
+    private unowned let machine: Machine
+    /// Statuses that are no violation, beside `.ok`.
+    var mayRunOutOfRoom = false
+
+    init(_ machine: Machine) {
+        self.machine = machine
+        machine.onReply = { [unowned self] reply in self.take(reply) }
+    }
+
+    /// The clients of another machine, with copies of these models: for a crashed snapshot.
+    init(_ machine: Machine, spaces: [ClientSpace], nextSerial: UInt64) {
+        self.machine = machine
+        self.spaces = spaces
+        self.nextSerial = nextSerial
+        for index in self.spaces.indices { self.spaces[index].handle = nil }
+        machine.onReply = { [unowned self] reply in self.take(reply) }
+    }
+
+    var requestsInFlight: Int { inFlight.count }
+    func requestsInFlight(of client: Int) -> Int {
+        client < inFlightByClient.count ? inFlightByClient[client] : 0
+    }
+    var serials: UInt64 { nextSerial }
+
+    // MARK: - spaces
+
+    func add(_ name: String, _ shape: SpaceShape) {
+        spaces.append(
+            ClientSpace(
+                name: name, parameters: shape,
+                model: SpaceModel(serial: nextSerial, sizeBytes: shape.sizeBytes)))
+        nextSerial += 1
+    }
+
+    func remove(_ name: String) { spaces.removeAll { $0.name == name } }
+
+    func removeAll() { spaces.removeAll() }
+
+    func setHandle(_ name: String, _ handle: SpaceHandle?) {
+        guard let at = spaces.firstIndex(where: { $0.name == name }) else { return }
+        spaces[at].handle = handle
+    }
+
+    func index(of name: String) -> Int? { spaces.firstIndex { $0.name == name } }
+
+    func requestsInFlight(inSpace index: Int) -> Int {
+        let serial = spaces[index].model.serial
+        return inFlight.values.reduce(0) { $0 + ($1.space == serial ? 1 : 0) }
+    }
+
+    /// The engine is gone, with everything in flight.
+    func crash() {
+        for index in spaces.indices {
+            spaces[index].model.crash()
+            spaces[index].handle = nil
+        }
+        forgetRequests()
+    }
+
+    /// The pool was closed cleanly: everything acknowledged is durable.
+    func cleanClose() {
+        for index in spaces.indices {
+            let flush = spaces[index].model.submitFlush()
+            spaces[index].model.replyFlush(flush, ok: true)
+            spaces[index].model.crash()
+            spaces[index].handle = nil
+        }
+        forgetRequests()
+    }
+
+    private func forgetRequests() {
+        inFlight.removeAll()
+        inFlightByClient = inFlightByClient.map { _ in 0 }
+    }
+
+    // MARK: - requests
+
+    /// Submits one request of at most a grain.
+    ///
+    /// - Returns: false when there is no buffer, no room in the engine, or no such space now.
+    @discardableResult
+    func submit(
+        _ kind: SpaceRequest.Kind, flags: SpaceRequest.Flags = [], space index: Int,
+        sectors: Range<Int>, client: Int = 0
+    ) -> Bool {
+        guard let engine = machine.engine, let handle = spaces[index].handle,
+            engine.canAcceptRequest
+        else { return false }
+        let offset = UInt64(sectors.lowerBound) * 512
+        let length = sectors.count * 512
+        let edge = Int(offset % 4096)
+        var buffer: Int?
+        if kind == .read || kind == .write {
+            guard let taken = engine.arena.take(bytes: (edge + length + 4095) & ~4095) else {
+                return false
+            }
+            buffer = taken
+            // What the client did not write must not reach the disk.
+            unsafe engine.arena.bytes(taken, (edge + length + 4095) & ~4095)
+                .initializeMemory(as: UInt8.self, repeating: 0xa5)
+        }
+        let number = begin(kind, flags, index, sectors)
+        if kind == .write, let buffer {
+            unsafe spaces[index].model.stamp(
+                number, sectors: sectors, into: engine.arena.bytes(buffer + edge, length))
+        }
+        let cookie = nextCookie
+        nextCookie += 1
+        submitted += 1
+        inFlight[cookie] = ClientRequest(
+            kind: kind, space: spaces[index].model.serial, sectors: sectors, number: number,
+            buffer: buffer, client: client)
+        while inFlightByClient.count <= client { inFlightByClient.append(0) }
+        inFlightByClient[client] += 1
+        machine.note(
+            "client \(client): \(kind)\(flags.contains(.fua) ? " FUA" : "") \(spaces[index].name)"
+                + " sectors \(sectors) number \(number) cookie \(cookie)")
+        engine.submit(
+            SpaceRequest(
+                kind: kind, flags: flags, space: handle, offsetBytes: offset,
+                lengthBytes: UInt32(length), bufferOffset: buffer ?? 0, cookie: cookie))
+        return true
+    }
+
+    private func begin(
+        _ kind: SpaceRequest.Kind, _ flags: SpaceRequest.Flags, _ index: Int,
+        _ sectors: Range<Int>
+    ) -> UInt32 {
+        switch kind {
+        case .read: spaces[index].model.submitRead()
+        case .flush: spaces[index].model.submitFlush()
+        case .write:
+            spaces[index].model.submitWrite(sectors: sectors, fua: flags.contains(.fua))
+        case .trim, .writeZeroes:
+            spaces[index].model.submitZeroes(sectors: sectors, fua: flags.contains(.fua))
+        }
+    }
+
+    private func take(_ reply: SpaceReply) {
+        guard let request = inFlight.removeValue(forKey: reply.cookie) else {
+            return machine.fail("a reply for cookie \(reply.cookie), which is not in flight")
+        }
+        inFlightByClient[request.client] -= 1
+        machine.note("reply \(reply.cookie): \(reply.status)")
+        defer {
+            if let buffer = request.buffer { machine.engine?.arena.give(buffer) }
+        }
+        guard let index = spaces.firstIndex(where: { $0.model.serial == request.space }) else {
+            return
+        }
+        let ok = reply.status == .ok
+        if !ok { judge(reply.status, request, spaces[index].name) }
+        switch request.kind {
+        case .flush:
+            spaces[index].model.replyFlush(request.number, ok: ok)
+        case .write, .trim, .writeZeroes:
+            spaces[index].model.replyChange(request.number, ok: ok)
+        case .read:
+            guard ok, let buffer = request.buffer, let engine = machine.engine else {
+                return spaces[index].model.failRead(request.number)
+            }
+            let start = buffer + request.sectors.lowerBound * 512 % 4096
+            let bytes = unsafe engine.arena.bytes(start, request.sectors.count * 512)
+            if let wrong = unsafe spaces[index].model.replyRead(
+                request.number, sectors: request.sectors, bytes: UnsafeRawBufferPointer(bytes))
+            {
+                machine.fail("\(spaces[index].name): read of \(request.sectors): \(wrong)")
+            }
+        }
+    }
+
+    /// Nothing fails here that no fault was put in for.
+    private func judge(_ status: RequestStatus, _ request: ClientRequest, _ space: String) {
+        switch status {
+        case .noSpace where mayRunOutOfRoom && request.kind != .read && request.kind != .flush:
+            refusedForRoom += 1
+        case .ok, .ioError, .noSpace, .readOnly, .invalid, .shutdown:
+            machine.fail("\(space): \(request.kind) of \(request.sectors) failed: \(status)")
+        }
+    }
+
+    /// Steps the machine until no request is in flight.
+    func finish() {
+        while !inFlight.isEmpty {
+            guard machine.violation == nil, !machine.isCutDue else { return }
+            guard machine.step() else {
+                if machine.violation == nil, !inFlight.isEmpty {
+                    machine.fail("\(inFlight.count) requests never end: nothing is under way\n\(machine.waiting)")
+                }
+                return
+            }
+        }
+    }
+}

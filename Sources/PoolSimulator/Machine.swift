@@ -1,0 +1,308 @@
+import PoolEngine
+import PoolFormat
+import Synchronization
+
+/// One simulated machine: disks, a witness, a clock, and at most one running engine.
+///
+/// Everything that happens is decided by the seed: which operation ends next, when, and what a
+/// crash leaves. `step` ends exactly one operation, so a crash can be put between any two.
+public final class Machine {
+    public internal(set) var disks: [SimulatedDisk]
+    public internal(set) var witness: [WitnessEntry] = []
+    public private(set) var nowNs: UInt64 = 1_000_000
+    public private(set) var trace = TraceHash()
+    /// Grows with every step of any machine: what a watchdog looks at.
+    public static let steps = Atomic<UInt64>(0)
+    /// Device operations that have ended, over all lives of the machine.
+    public private(set) var operationsEnded = 0
+    /// The first thing that broke the contract.
+    public private(set) var violation: String?
+    public private(set) var engine: Engine?
+
+    var random: SeededRandom
+    let limits: Limits
+    let verbose: Bool
+    /// Told every reply, in order.
+    var onReply: ((SpaceReply) -> Void)?
+    /// Called between steps while a slow path runs: clients go on meanwhile.
+    var onStep: (() -> Void)?
+    /// Called when an operation has ended and the engine has reacted: the place for a crash.
+    var onBoundary: (() -> Void)?
+    /// Power goes when `operationsEnded` reaches this.
+    var cutAtOperation: Int?
+    /// Power goes so many operations after the next boot.
+    var cutAtNextBoot: Int?
+
+    private var scheduled: [Scheduled] = []
+    private var operationsSubmitted: UInt64 = 0
+
+    public struct WitnessEntry: Sendable {
+        public var pool: PoolUUID
+        public var version: ConfigurationVersion
+    }
+
+    private struct Scheduled {
+        enum Work {
+            case device(DeviceOperation)
+            case witness(WitnessOperation)
+        }
+        var work: Work
+        var dueNs: UInt64
+    }
+
+    public init(disks: [SimulatedDisk], limits: Limits, seed: UInt64, verbose: Bool = false) {
+        self.disks = disks
+        self.limits = limits
+        self.verbose = verbose
+        random = SeededRandom(seed: seed)
+    }
+
+    // MARK: - life and death
+
+    /// Starts an engine; the machine must not be running one.
+    @discardableResult
+    func boot() -> Engine {
+        precondition(engine == nil)
+        let started = Engine(arena: BufferArena(counts: [1024, 64, 32, 48]), limits: limits)
+        engine = started
+        cutAtOperation = cutAtNextBoot.map { operationsEnded + $0 }
+        cutAtNextBoot = nil
+        return started
+    }
+
+    /// Power is gone. What was in flight is lost as far as the policy says.
+    func cutPower(_ policy: CutPolicy) {
+        note("power cut (\(policy)) after \(operationsEnded) operations")
+        trace.add(0xdead)
+        halt()
+        for index in disks.indices { disks[index].cutPower(policy, random: &random) }
+    }
+
+    /// The process is gone; the disks' caches are not.
+    func killProcess() {
+        note("kill -9 after \(operationsEnded) operations")
+        trace.add(0xdeaf)
+        halt()
+        for index in disks.indices { disks[index].killProcess(random: &random) }
+    }
+
+    /// The daemon left by itself, everything closed: nothing may be in flight.
+    func shutDown() {
+        halt()
+    }
+
+    private func halt() {
+        engine?.stop()
+        engine = nil
+        for item in scheduled {
+            // A witness that was being written may have it or not.
+            if case .witness(let operation) = item.work, random.chance(50) { record(operation) }
+        }
+        scheduled.removeAll()
+        cutAtOperation = nil
+    }
+
+    var isCutDue: Bool { cutAtOperation.map { operationsEnded >= $0 } ?? false }
+
+    func fail(_ what: String) {
+        if violation == nil {
+            violation = what
+            note("VIOLATION: \(what)")
+        }
+    }
+
+    func note(_ text: @autoclosure () -> String) {
+        if verbose { print("[\(nowNs / 1000) us] \(text())") }
+    }
+
+    func addToTrace(_ word: UInt64) { trace.add(word) }
+
+    // MARK: - the crank
+
+    /// Lets the engine react, takes what it asks for, and repeats until it asks for nothing.
+    func settle() {
+        guard let engine else { return }
+        while violation == nil {
+            engine.poll(nowNs: nowNs)
+            let operations = engine.operations
+            engine.operations.removeAll(keepingCapacity: true)
+            for operation in operations { submit(operation, engine) }
+            let witnessed = engine.witnessOperations
+            engine.witnessOperations.removeAll(keepingCapacity: true)
+            for operation in witnessed {
+                scheduled.append(Scheduled(work: .witness(operation), dueNs: nowNs + latency()))
+            }
+            let replies = engine.replies
+            engine.replies.removeAll(keepingCapacity: true)
+            for reply in replies {
+                trace.add(reply.cookie)
+                trace.add(UInt64(reply.status.rawValue) + 7)
+                onReply?(reply)
+            }
+            if operations.isEmpty && witnessed.isEmpty && replies.isEmpty { return }
+        }
+    }
+
+    /// Ends the operation that is due next, or fires the engine's next timer.
+    ///
+    /// - Returns: false when nothing is under way and no timer is set.
+    func step() -> Bool {
+        guard let engine, violation == nil else { return false }
+        Self.steps.add(1, ordering: .relaxed)
+        settle()
+        let timer = engine.nextDeadlineNs
+        guard let next = scheduled.indices.min(by: { scheduled[$0].dueNs < scheduled[$1].dueNs })
+        else {
+            guard let timer else { return false }
+            nowNs = max(nowNs + 1, timer)
+            settle()
+            return true
+        }
+        if let timer, timer <= scheduled[next].dueNs {
+            nowNs = max(nowNs + 1, timer)
+            settle()
+            return true
+        }
+        let item = scheduled.remove(at: next)
+        nowNs = max(nowNs, item.dueNs)
+        switch item.work {
+        case .device(let operation):
+            end(operation, engine)
+        case .witness(let operation):
+            record(operation)
+            engine.complete(WitnessCompletion(token: operation.token, recorded: true))
+        }
+        settle()
+        onBoundary?()
+        return true
+    }
+
+    private func submit(_ operation: DeviceOperation, _ engine: Engine) {
+        let index = Int(operation.device.rawValue)
+        guard index < disks.count else { return fail("operation for an unknown device") }
+        operationsSubmitted += 1
+        traceOperation(operation, engine)
+        if let wrong = disks[index].submit(operation, arena: engine.arena) {
+            fail("\(operation.kind) of disk \(index) at \(operation.offsetBytes): \(wrong)")
+            return
+        }
+        scheduled.append(Scheduled(work: .device(operation), dueNs: nowNs + latency()))
+    }
+
+    private func traceOperation(_ operation: DeviceOperation, _ engine: Engine) {
+        trace.add(UInt64(operation.kind.rawValue) << 32 | UInt64(operation.device.rawValue))
+        trace.add(UInt64(operation.token))
+        trace.add(operation.offsetBytes)
+        trace.add(operation.lengthBytes)
+        note(
+            "\(operation.kind) disk \(operation.device.rawValue) at \(operation.offsetBytes)"
+                + " + \(operation.lengthBytes) token \(operation.token)")
+        guard operation.kind == .write, operation.bufferOffset >= 0,
+            operation.lengthBytes <= 1 << 20,
+            operation.bufferOffset <= engine.arena.sizeBytes - Int(operation.lengthBytes)
+        else { return }
+        let bytes = unsafe engine.arena.bytes(operation.bufferOffset, Int(operation.lengthBytes))
+        // The head of every sector: where metadata and stamps differ.
+        for sector in stride(from: 0, to: bytes.count, by: 512) {
+            trace.add(unsafe bytes.loadUnaligned(fromByteOffset: sector, as: UInt64.self))
+            trace.add(unsafe bytes.loadUnaligned(fromByteOffset: sector + 24, as: UInt64.self))
+        }
+    }
+
+    private func end(_ operation: DeviceOperation, _ engine: Engine) {
+        let index = Int(operation.device.rawValue)
+        let (status, wrong) = disks[index].complete(
+            token: operation.token, arena: engine.arena, random: &random)
+        operationsEnded += 1
+        trace.add(UInt64(operation.token) << 8 | UInt64(status.rawValue))
+        if let wrong { fail("\(operation.kind) of disk \(index): \(wrong)") }
+        engine.complete(DeviceCompletion(token: operation.token, status: status))
+    }
+
+    private func record(_ operation: WitnessOperation) {
+        if let at = witness.firstIndex(where: { $0.pool == operation.pool }) {
+            witness[at].version = max(witness[at].version, operation.version)
+        } else {
+            witness.append(WitnessEntry(pool: operation.pool, version: operation.version))
+        }
+    }
+
+    /// Mostly quick, sometimes slow, now and then very slow: enough for any order of ends.
+    private func latency() -> UInt64 {
+        let kind = random.below(100)
+        if kind < 70 { return UInt64(random.within(20_000...200_000)) }
+        if kind < 95 { return UInt64(random.within(200_000...2_000_000)) }
+        return UInt64(random.within(2_000_000...20_000_000))
+    }
+
+    // MARK: - slow paths
+
+    /// What the engine's requests wait for.
+    var waiting: String { engine?.waiting ?? "no engine" }
+
+    /// Runs an asynchronous body on the engine's shard until it ends.
+    ///
+    /// - Returns: nil when the power went first, or something is wrong.
+    func run<Value: Sendable>(
+        _ what: String, _ body: @escaping @Sendable (Engine) async -> Value
+    ) -> Value? {
+        guard let engine else { return nil }
+        let outcome = Outcome<Value>()
+        engine.spawn { outcome.value = await body(engine) }
+        settle()
+        while outcome.value == nil {
+            guard violation == nil, !isCutDue else { return nil }
+            onStep?()
+            if !step(), outcome.value == nil {
+                if violation == nil { fail("\(what) never ends: nothing is under way\n\(waiting)") }
+                return nil
+            }
+        }
+        return outcome.value
+    }
+
+    /// Runs until nothing is under way, or for a number of steps.
+    func drain(steps: Int) {
+        for _ in 0..<steps where violation == nil && !isCutDue {
+            guard step() else { return }
+        }
+    }
+}
+
+/// Where a slow path leaves its result; written and read on the one thread of the simulation.
+private final class Outcome<Value>: @unchecked Sendable {
+    var value: Value?
+}
+
+extension Machine {
+    /// What a crash would leave behind, apart from the caches' fate.
+    struct Snapshot {
+        var disks: [SimulatedDisk]
+        var witness: [WitnessEntry]
+        var witnessInFlight: [WitnessEntry]
+        var nowNs: UInt64
+    }
+
+    func snapshot() -> Snapshot {
+        let flying = scheduled.compactMap { item -> WitnessEntry? in
+            guard case .witness(let operation) = item.work else { return nil }
+            return WitnessEntry(pool: operation.pool, version: operation.version)
+        }
+        return Snapshot(
+            disks: disks, witness: witness, witnessInFlight: flying, nowNs: nowNs)
+    }
+
+    /// A machine without an engine whose power went at the snapshot.
+    convenience init(
+        crashed snapshot: Snapshot, policy: CutPolicy, limits: Limits, seed: UInt64,
+        verbose: Bool = false
+    ) {
+        self.init(disks: snapshot.disks, limits: limits, seed: seed, verbose: verbose)
+        nowNs = snapshot.nowNs
+        witness = snapshot.witness
+        for entry in snapshot.witnessInFlight where random.chance(50) {
+            record(WitnessOperation(token: 0, pool: entry.pool, version: entry.version))
+        }
+        for index in disks.indices { disks[index].cutPower(policy, random: &random) }
+    }
+}

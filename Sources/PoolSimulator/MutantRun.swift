@@ -1,0 +1,86 @@
+import PoolEngine
+
+/// Deliberate faults in the engine: the simulator has to find each, and must need its crashes to.
+public struct MutantRun: Sendable {
+    public struct Outcome: Sendable {
+        public var mutant: String
+        /// What found it, or nil: it survived.
+        public var killedBy: String?
+        /// What a run without crashes found: then the mutant proves nothing about crashes.
+        public var foundWithoutCrashes: String?
+        public var isGood: Bool { killedBy != nil && foundWithoutCrashes == nil }
+    }
+
+    /// Seeds tried before a mutant counts as survived.
+    public var seeds: ClosedRange<UInt64> = 1...40
+    public var faultFreeSeeds: ClosedRange<UInt64> = 1...5
+    /// Called as things go on.
+    public var progress: @Sendable (String) -> Void = { _ in }
+
+    public init() {}
+
+    /// Whether this build carries the mutants.
+    public static var isAvailable: Bool {
+        #if MUTANTS
+            true
+        #else
+            false
+        #endif
+    }
+
+    public static var names: [String] { Mutant.allCases.map(\.rawValue) }
+
+    /// Runs the suite with one mutant.
+    ///
+    /// - Returns: nil when there is no such mutant in this build.
+    public func run(_ name: String) -> Outcome? {
+        guard Self.isAvailable, let mutant = Mutant(rawValue: name) else { return nil }
+        Self.activate(mutant)
+        defer { Self.activate(nil) }
+        var outcome = Outcome(mutant: name)
+        outcome.foundWithoutCrashes = withoutCrashes()
+        outcome.killedBy = withCrashes()
+        return outcome
+    }
+
+    private func withoutCrashes() -> String? {
+        for workload in ExhaustiveWorkload.allCases where !workload.crashesByItself {
+            if let violation = Exhaustive(workload).runWithoutCuts() {
+                return "\(workload.rawValue): \(violation)"
+            }
+        }
+        for seed in faultFreeSeeds {
+            var options = SeedOptions()
+            options.withoutCrashes = true
+            options.operations = 2_000
+            if let violation = SeedRun(seed: seed, options: options).run().violation {
+                return "seed \(seed): \(violation)"
+            }
+        }
+        return nil
+    }
+
+    private func withCrashes() -> String? {
+        for workload in ExhaustiveWorkload.allCases {
+            var options = Exhaustive.Options()
+            options.schedules = 1
+            options.recoveryStride = 23
+            if let violation = Exhaustive(workload, options: options).run().violation {
+                return "exhaustive \(violation)"
+            }
+            progress("\(workload.rawValue) does not see it")
+        }
+        for seed in seeds {
+            if let violation = SeedRun(seed: seed).run().violation {
+                return "seed \(seed): \(violation)"
+            }
+        }
+        return nil
+    }
+
+    private static func activate(_ mutant: Mutant?) {
+        #if MUTANTS
+            unsafe Mutant.active = mutant
+        #endif
+    }
+}

@@ -1,0 +1,275 @@
+import PoolEngine
+import PoolFormat
+
+/// How long and how hard a seed's run is.
+public struct SeedOptions: Sendable {
+    public var operations = 5_000
+    public var powerCuts = 3
+    /// No crash at all: what finds a fault here needs no simulator.
+    public var withoutCrashes = false
+    public var verbose = false
+    public init() {}
+}
+
+/// What one run found.
+public struct RunResult: Sendable {
+    public var seed: UInt64
+    public var violation: String?
+    public var trace: TraceHash
+    public var operations: Int
+    public var deviceOperations: Int
+    public var crashes: Int
+    public var cutsDuringRecovery: Int
+    public var refusedForRoom: Int
+}
+
+/// One seed: a pool, spaces, clients, control operations and crashes, all drawn from it.
+public final class SeedRun {
+    private let options: SeedOptions
+    private let seed: UInt64
+    private var random: SeededRandom
+    private let machine: Machine
+    private let site: Site
+    private var traffic: Traffic
+    private var crashes = 0
+    private var recoveryCuts = 0
+    private var nextSpace = 0
+    private let initialDisks: Int
+
+    public init(seed: UInt64, options: SeedOptions = SeedOptions()) {
+        self.seed = seed
+        self.options = options
+        random = SeededRandom(seed: seed)
+        initialDisks = random.within(2...4)
+        let spare = random.below(3)
+        let tight = random.chance(15)
+        let sectorKind = random.below(3)
+        let discards = random.chance(70)
+        var disks: [SimulatedDisk] = []
+        for _ in 0..<initialDisks + spare {
+            let size = tight ? 1 << 30 : (2 + UInt64(random.below(3))) << 30
+            let sector = sectorKind == 2 ? random.pick([512, 4096]) : [512, 4096][sectorKind]
+            // An odd tail, which no layout may use.
+            let tail = UInt64(random.below(1000)) * 4096
+            disks.append(
+                SimulatedDisk(
+                    sizeBytes: size + tail, sectorBytes: sector, supportsDiscard: discards,
+                    seed: random.next()))
+        }
+        let limits = Self.limits(&random)
+        machine = Machine(
+            disks: disks, limits: limits, seed: random.next(), verbose: options.verbose)
+        site = Site(machine)
+        site.clients.mayRunOutOfRoom = tight
+        traffic = Traffic(seed: random.next())
+    }
+
+    /// Small bounds, so that a short run meets all of them.
+    static func limits(_ random: inout SeededRandom) -> Limits {
+        var limits = Limits()
+        limits.requestsInFlight = random.pick([32, 64, 256])
+        limits.checksumPages = random.pick([16, 32, 256])
+        limits.journalPieces = random.within(2...4)
+        limits.unflushedBlocks = random.pick([512, 1024, 4096])
+        limits.dirtyRegions = random.pick([2, 4, 32])
+        limits.cleanAfterNs = random.pick([1_000_000, 20_000_000, 1_000_000_000])
+        limits.checkpointPages = random.pick([1, 4, 64])
+        limits.scratchPages = random.pick([16, 64])
+        limits.scratchPairs = random.pick([4, 32])
+        limits.scratchGrains = random.within(6...12)
+        return limits
+    }
+
+    public func run() -> RunResult {
+        machine.onStep = { [unowned self] in self.refill() }
+        if start() { live() }
+        if machine.violation == nil { finish() }
+        return RunResult(
+            seed: seed, violation: machine.violation, trace: machine.trace,
+            operations: site.clients.submitted, deviceOperations: machine.operationsEnded,
+            crashes: crashes, cutsDuringRecovery: recoveryCuts,
+            refusedForRoom: site.clients.refusedForRoom)
+    }
+
+    // MARK: - the run
+
+    /// Makes the pool and the first spaces; sometimes the power goes meanwhile.
+    private func start() -> Bool {
+        machine.boot()
+        if !options.withoutCrashes, random.chance(20) {
+            machine.cutAtOperation = machine.operationsEnded + random.below(60)
+        }
+        while !site.createPool(disks: Array(0..<initialDisks)) {
+            guard machine.violation == nil else { return false }
+            guard survive() else { return false }
+            if site.isOpen { break }
+        }
+        for _ in 0..<random.within(1...3) {
+            guard createSpace() || survive() else { return false }
+        }
+        return true
+    }
+
+    private func live() {
+        var planned = 0
+        var idleRounds = 0
+        while site.clients.submitted < options.operations
+            || (!options.withoutCrashes && crashes < options.powerCuts)
+        {
+            if !options.withoutCrashes, machine.cutAtOperation == nil {
+                machine.cutAtOperation = machine.operationsEnded + random.within(100...6000)
+            }
+            refill()
+            if machine.step() {
+                idleRounds = 0
+            } else if machine.violation == nil {
+                idleRounds += 1
+                if site.clients.requestsInFlight > 0 {
+                    machine.fail("requests never end: nothing is under way\n\(machine.waiting)")
+                }
+                // A pool too tight for even one space.
+                if idleRounds > 1000 { return }
+            }
+            if machine.violation != nil { return }
+            if machine.isCutDue {
+                guard survive() else { return }
+            }
+            if site.clients.submitted > planned + 700 {
+                planned = site.clients.submitted
+                guard controlOperation() || survive() else { return }
+            }
+        }
+    }
+
+    private func refill() {
+        guard site.isOpen else { return }
+        traffic.refill(site.clients)
+    }
+
+    /// Everything that is there is read, closed, opened and read again.
+    private func finish() {
+        machine.cutAtOperation = nil
+        machine.onStep = nil
+        site.clients.finish()
+        guard site.verify(everything: true, sample: &random), site.close(export: false),
+            site.recover(), site.verify(everything: true, sample: &random)
+        else { return }
+        _ = site.destroyPool()
+    }
+
+    // MARK: - crashes
+
+    /// Comes back from a crash that is due, through as many more as strike meanwhile.
+    ///
+    /// - Returns: false when something is wrong.
+    private func survive() -> Bool {
+        guard machine.violation == nil else { return false }
+        guard machine.isCutDue else {
+            machine.fail("an operation was given up though the power is on")
+            return false
+        }
+        crash()
+        while true {
+            if random.chance(40) {
+                machine.cutAtNextBoot = random.below(120)
+            }
+            if site.recover(), afterRecovery() { return true }
+            guard machine.violation == nil else { return false }
+            recoveryCuts += 1
+            crash()
+        }
+    }
+
+    private func afterRecovery() -> Bool {
+        guard site.isOpen else { return true }
+        traffic.quiet = nil
+        // Half of the time clients are back at once, while copies are still being made equal.
+        let verified =
+            random.chance(50)
+            ? site.verify(everything: random.chance(10), sample: &random) : !machine.isCutDue
+        if verified { machine.cutAtOperation = nil }
+        return verified
+    }
+
+    private func crash() {
+        crashes += 1
+        if random.chance(15) {
+            site.killProcess()
+        } else {
+            site.cutPower(policy())
+        }
+    }
+
+    private func policy() -> CutPolicy {
+        switch random.below(8) {
+        case 0: .dropAll
+        case 1: .keepAll
+        case 2: .keepCompleted
+        case 3, 4: .operations(percent: random.within(10...90))
+        default: .sectors(percent: random.within(10...90))
+        }
+    }
+
+    // MARK: - control operations
+
+    private func controlOperation() -> Bool {
+        switch random.below(10) {
+        case 0, 1, 2:
+            return site.clients.spaces.count < 4 ? createSpace() : destroySpace()
+        case 3, 4:
+            return site.clients.spaces.count > 1 ? destroySpace() : createSpace()
+        case 5, 6:
+            let used = site.members
+            guard let spare = machine.disks.indices.first(where: { !used.contains($0) }) else {
+                return reopen(export: true)
+            }
+            return site.addDisk(spare)
+        case 7:
+            return reopen(export: true)
+        default:
+            return reopen(export: false)
+        }
+    }
+
+    private func reopen(export: Bool) -> Bool {
+        site.clients.finish()
+        guard !machine.isCutDue else { return false }
+        let step = machine.onStep
+        machine.onStep = nil
+        defer { machine.onStep = step }
+        guard site.close(export: export) else { return false }
+        return site.recover()
+    }
+
+    private func createSpace() -> Bool {
+        let name = "s\(nextSpace)"
+        nextSpace += 1
+        return site.createSpace(name, shape())
+    }
+
+    private func destroySpace() -> Bool {
+        let name = random.pick(site.clients.spaces.map(\.name))
+        traffic.quiet = name
+        defer { traffic.quiet = nil }
+        while let index = site.clients.index(of: name),
+            site.clients.requestsInFlight(inSpace: index) > 0
+        {
+            refill()
+            guard machine.step(), !machine.isCutDue else { return false }
+        }
+        return site.destroySpace(name)
+    }
+
+    private func shape() -> SpaceShape {
+        let mirrored = random.chance(65)
+        let disks = site.members.count
+        let widest = mirrored ? disks / 2 : disks
+        let grains = random.pick([4, 16, 40, 300])
+        return SpaceShape(
+            sizeBytes: UInt64(grains + random.below(4)) << 20,
+            resiliency: mirrored ? .mirror2 : .simple,
+            columns: UInt16(random.below(widest + 1)),
+            interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
+            checksums: random.chance(70), whenFull: random.chance(50) ? .enospc : .wait)
+    }
+}

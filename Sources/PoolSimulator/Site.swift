@@ -1,0 +1,401 @@
+import PoolEngine
+import PoolFormat
+
+/// An administrator of one pool on one machine: carries out control operations, reopens after
+/// crashes, and knows what a crash in the middle of each may leave.
+final class Site {
+    let machine: Machine
+    let clients: Clients
+    private(set) var pool: Pool?
+    /// Disks handed to the pool so far, by index.
+    private(set) var members: [Int]
+    /// What was under way: a crash leaves its effect whole, or nothing of it.
+    private(set) var pending: PendingControl = .none
+    /// Checked after every recovery, before anything else is served.
+    private(set) var recoveries = 0
+
+    static let poolUUID = PoolUUID(high: 0x706f_6f6c, low: 1)
+
+    private static func diskUUID(_ index: Int) -> PoolUUID {
+        PoolUUID(high: 0xd15c, low: UInt64(index) + 1)
+    }
+
+    /// A control operation that a crash may find half done.
+    enum PendingControl {
+        case none
+        case createPool
+        case createSpace(String, SpaceShape)
+        case destroySpace(String)
+        case addDisk(Int)
+        case destroyPool
+    }
+
+    init(_ machine: Machine) {
+        self.machine = machine
+        clients = Clients(machine)
+        members = []
+    }
+
+    /// Whoever comes to a machine that crashed at the moment this state was taken.
+    init(_ machine: Machine, state: State) {
+        self.machine = machine
+        clients = Clients(machine, spaces: state.spaces, nextSerial: state.nextSerial)
+        members = state.members
+        pending = state.pending
+        clients.mayRunOutOfRoom = state.mayRunOutOfRoom
+        clients.crash()
+    }
+
+    /// What survives a crash outside the disks: what the clients know.
+    struct State {
+        var spaces: [ClientSpace]
+        var nextSerial: UInt64
+        var members: [Int]
+        var pending: PendingControl
+        var mayRunOutOfRoom: Bool
+    }
+
+    var state: State {
+        State(
+            spaces: clients.spaces, nextSerial: clients.serials, members: members,
+            pending: pending, mayRunOutOfRoom: clients.mayRunOutOfRoom)
+    }
+
+    var isOpen: Bool { pool != nil }
+
+    // MARK: - crashes
+
+    func cutPower(_ policy: CutPolicy) {
+        machine.cutPower(policy)
+        afterCrash()
+    }
+
+    func killProcess() {
+        machine.killProcess()
+        afterCrash()
+    }
+
+    private func afterCrash() {
+        pool = nil
+        clients.crash()
+    }
+
+    // MARK: - control operations
+
+    private func member(_ index: Int) -> Pool.Member {
+        Pool.Member(
+            device: description(index),
+            uuid: Self.diskUUID(index),
+            mediaClass: .ssd, pathHint: "/sim/disk\(index)")
+    }
+
+    private func description(_ index: Int) -> DeviceDescription {
+        let disk = machine.disks[index]
+        return DeviceDescription(
+            index: DeviceIndex(UInt16(index)), sizeBytes: disk.sizeBytes,
+            sectorBytes: UInt32(disk.sectorBytes), supportsDiscard: disk.supportsDiscard)
+    }
+
+    private enum ControlResult: Sendable {
+        case done
+        case refused(PoolError)
+    }
+
+    /// Done; refused, which is a violation unless room is short; or nil: the power went.
+    private func control(
+        _ what: String, _ body: @escaping @Sendable (Pool) async throws(PoolError) -> Void
+    ) -> ControlResult? {
+        guard let pool else { return nil }
+        machine.note("control: \(what)")
+        let result = machine.run(what) { _ async -> ControlResult in
+            do throws(PoolError) {
+                try await body(pool)
+                return .done
+            } catch {
+                return .refused(error)
+            }
+        }
+        guard case .refused(let error) = result else { return result }
+        guard clients.mayRunOutOfRoom, error.isShortOfSpace else {
+            machine.fail("\(what): \(error)")
+            return nil
+        }
+        pending = .none
+        return result
+    }
+
+    func createPool(disks: [Int]) -> Bool {
+        pending = .createPool
+        members = disks
+        let list = disks.map(member)
+        machine.note("control: create pool on \(disks)")
+        let created = open("create pool") { engine async throws(PoolError) in
+            try await Pool.create(engine, name: "pool", uuid: Self.poolUUID, members: list)
+        }
+        return orFail("create pool", created)
+    }
+
+    /// A refusal is a violation; a power cut is not.
+    private func orFail(_ what: String, _ done: Bool) -> Bool {
+        if let reason = lastRefusal, !done { machine.fail("\(what): \(reason)") }
+        return done
+    }
+
+    private var lastRefusal: String?
+
+    private func open(
+        _ what: String, _ body: @escaping @Sendable (Engine) async throws(PoolError) -> Pool
+    ) -> Bool {
+        lastRefusal = nil
+        let result = machine.run(what) { engine async -> OpenResult in
+            do throws(PoolError) {
+                return .pool(try await body(engine))
+            } catch {
+                return .failed("\(error)")
+            }
+        }
+        switch result {
+        case nil:
+            return false
+        case .failed(let reason):
+            lastRefusal = reason
+            return false
+        case .pool(let opened):
+            pool = opened
+            pending = .none
+            return true
+        }
+    }
+
+    private enum OpenResult: Sendable {
+        case pool(Pool)
+        case failed(String)
+    }
+
+    func createSpace(_ name: String, _ shape: SpaceShape) -> Bool {
+        pending = .createSpace(name, shape)
+        let parameters = Pool.SpaceParameters(
+            name: name, sizeBytes: shape.sizeBytes, resiliency: shape.resiliency,
+            columns: Int(shape.columns), interleaveBytes: shape.interleaveBytes,
+            flags: shape.checksums ? [] : .noChecksums, whenFull: shape.whenFull)
+        let result = control("create space \(name) \(shape)") { pool async throws(PoolError) in
+            _ = try await pool.createSpace(parameters)
+        }
+        guard let result else { return false }
+        guard case .done = result else { return true }
+        pending = .none
+        clients.add(name, shape)
+        clients.setHandle(name, pool?.space(named: name)?.handle)
+        return true
+    }
+
+    /// The caller sees to it that no request of the space is in flight.
+    func destroySpace(_ name: String) -> Bool {
+        pending = .destroySpace(name)
+        clients.setHandle(name, nil)
+        let result = control("destroy space \(name)") { pool async throws(PoolError) in
+            try await pool.destroySpace(name)
+        }
+        guard case .done = result else { return false }
+        pending = .none
+        clients.remove(name)
+        return true
+    }
+
+    func addDisk(_ index: Int) -> Bool {
+        pending = .addDisk(index)
+        let added = member(index)
+        members.append(index)
+        let result = control("add disk \(index)") { pool async throws(PoolError) in
+            try await pool.addDisks([added])
+        }
+        guard case .done = result else { return false }
+        pending = .none
+        return true
+    }
+
+    /// Closes the pool cleanly, for another host or for a restart; nothing may be in flight.
+    func close(export: Bool) -> Bool {
+        let result = control(export ? "export" : "close") { pool async throws(PoolError) in
+            if export { try await pool.export() } else { try await pool.close() }
+        }
+        guard case .done = result else { return false }
+        machine.shutDown()
+        pool = nil
+        clients.cleanClose()
+        return true
+    }
+
+    func destroyPool() -> Bool {
+        pending = .destroyPool
+        let result = control("destroy pool") { pool async throws(PoolError) in
+            try await pool.destroy()
+        }
+        guard case .done = result else { return false }
+        pending = .none
+        pool = nil
+        machine.shutDown()
+        return true
+    }
+
+    // MARK: - opening
+
+    /// Boots and opens whatever pool the disks hold.
+    ///
+    /// - Returns: false when the power went again, or something is wrong.
+    func recover() -> Bool {
+        recoveries += 1
+        machine.boot()
+        guard let labelled = labelledDisks() else { return false }
+        guard !labelled.isEmpty else { return afterNothingFound() }
+        let list = labelled.map(member)
+        let known = machine.witness.first { $0.pool == Self.poolUUID }?.version
+        let wasPending = pending
+        let opened = open("open") { engine async throws(PoolError) in
+            try await Pool.open(engine, members: list, witness: known)
+        }
+        guard opened else {
+            // A pool half made or half destroyed is no pool: it may say so.
+            if lastRefusal != nil, isHalfPool { return afterNothingFound() }
+            return orFail("open", false)
+        }
+        pending = .none
+        return adoptSpaces(wasPending)
+    }
+
+    private var isHalfPool: Bool {
+        switch pending {
+        case .createPool, .destroyPool: true
+        case .none, .createSpace, .destroySpace, .addDisk: false
+        }
+    }
+
+    private func afterNothingFound() -> Bool {
+        guard isHalfPool else {
+            machine.fail("no disk shows the pool any more")
+            return false
+        }
+        members = []
+        clients.removeAll()
+        return true
+    }
+
+    private func labelledDisks() -> [Int]? {
+        var found: [Int] = []
+        for index in machine.disks.indices {
+            let device = description(index)
+            let isMember = machine.run("inspect") { engine async -> String in
+                do throws(PoolError) {
+                    switch try await Pool.inspect(engine, device) {
+                    case .label(let label):
+                        return label.poolUUID == Self.poolUUID ? "member" : "foreign"
+                    case .noLabel: return "none"
+                    case .damagedLabel(let text): return "damaged: \(text)"
+                    }
+                } catch {
+                    return "\(error)"
+                }
+            }
+            guard let isMember else { return nil }
+            if isMember == "member" { found.append(index) }
+        }
+        return found
+    }
+
+    private func adoptSpaces(_ wasPending: PendingControl) -> Bool {
+        guard let pool else { return false }
+        switch wasPending {
+        case .createSpace(let name, let shape):
+            // It is there, whole and empty, or it is not.
+            if pool.space(named: name) != nil { clients.add(name, shape) }
+        case .destroySpace(let name):
+            if pool.space(named: name) == nil { clients.remove(name) }
+        case .addDisk(let index):
+            let uuid = Self.diskUUID(index)
+            if !pool.configuration.disks.contains(where: { $0.uuid == uuid }) {
+                members.removeAll { $0 == index }
+            }
+        case .none, .createPool, .destroyPool:
+            break
+        }
+        for space in clients.spaces {
+            guard let opened = pool.space(named: space.name) else {
+                let known = pool.status().spaces.first { $0.name == space.name }
+                machine.fail("space \(space.name) is gone: \(known?.reason ?? "unknown")")
+                return false
+            }
+            clients.setHandle(space.name, opened.handle)
+        }
+        if pool.configuration.spaces.count != clients.spaces.count {
+            machine.fail("the pool has a space nobody knows")
+        }
+        return machine.violation == nil
+    }
+
+    // MARK: - verification
+
+    /// Reads back what may have been affected, or everything.
+    ///
+    /// - Returns: false when the power went again, or something is wrong.
+    func verify(everything: Bool, sample: inout SeededRandom) -> Bool {
+        for index in clients.spaces.indices {
+            let model = clients.spaces[index].model
+            var wanted = everything ? touchedRuns(model) : runs(of: model.unsettledSectors())
+            if !everything {
+                for _ in 0..<4 {
+                    let start = sample.below(model.sectors)
+                    let end = min(start + sample.within(1...64), model.sectors)
+                    wanted.append(contentsOf: Self.withinGrains(start..<end))
+                }
+            }
+            for sectors in wanted {
+                while !clients.submit(.read, space: index, sectors: sectors) {
+                    guard clients.requestsInFlight > 0, machine.violation == nil,
+                        !machine.isCutDue, machine.step()
+                    else { return false }
+                }
+                if clients.requestsInFlight > 8, !machine.step() { return false }
+                if machine.isCutDue { return false }
+            }
+        }
+        clients.finish()
+        return machine.violation == nil && !machine.isCutDue
+    }
+
+    /// Every grain that was ever touched, and the first that was not.
+    private func touchedRuns(_ model: SpaceModel) -> [Range<Int>] {
+        var wanted: [Range<Int>] = []
+        var sawUntouched = false
+        for grain in 0..<model.sectors / 2048 {
+            let range = grain * 2048..<(grain + 1) * 2048
+            let touched = range.contains { model.isTouched($0) }
+            if touched || !sawUntouched { wanted.append(range) }
+            if !touched { sawUntouched = true }
+        }
+        return wanted
+    }
+
+    private func runs(of sectors: [Int]) -> [Range<Int>] {
+        var result: [Range<Int>] = []
+        for sector in sectors {
+            if let last = result.last, last.upperBound == sector, sector % 2048 != 0 {
+                result[result.count - 1] = last.lowerBound..<sector + 1
+            } else {
+                result.append(sector..<sector + 1)
+            }
+        }
+        return result
+    }
+
+    /// Cuts a range at grain boundaries.
+    static func withinGrains(_ sectors: Range<Int>) -> [Range<Int>] {
+        var pieces: [Range<Int>] = []
+        var start = sectors.lowerBound
+        while start < sectors.upperBound {
+            let end = min(sectors.upperBound, (start / 2048 + 1) * 2048)
+            pieces.append(start..<end)
+            start = end
+        }
+        return pieces
+    }
+}

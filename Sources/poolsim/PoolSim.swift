@@ -1,0 +1,259 @@
+import ArgumentParser
+import Glibc
+import PoolSimulator
+import Synchronization
+
+@main
+struct PoolSim: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "poolsim",
+        abstract: "Runs the engine over simulated disks that lose power, and checks every byte.",
+        discussion: """
+            A run is decided by its seed: the same seed gives the same trace hash. Without options \
+            it runs seeds 1..100.
+            """)
+
+    @Option(help: "Replay one seed and print what it did.")
+    var seed: UInt64?
+
+    @Option(help: "Run a range of seeds, FIRST..LAST.")
+    var seeds: String?
+
+    @Option(help: "How many seeds to run.")
+    var count: UInt64?
+
+    @Option(help: "The first seed of --count.")
+    var from: UInt64 = 1
+
+    @Option(help: "Client operations of a seed.")
+    var operations = 5_000
+
+    @Flag(help: "No crashes.")
+    var withoutCrashes = false
+
+    @Flag(help: "Cut the power at every device-I/O boundary of bounded workloads.")
+    var exhaustive = false
+
+    @Option(help: "Only this workload of --exhaustive.")
+    var workload: String?
+
+    @Option(help: "Seeded fates of the volatile writes at each boundary, beside none and all.")
+    var fates = 4
+
+    @Option(help: "Cut every n-th boundary only.")
+    var stride = 1
+
+    @Flag(help: "Run every mutant; each must be found, and only by runs with crashes.")
+    var mutants = false
+
+    @Option(help: "Run one mutant.")
+    var mutant: String?
+
+    @Flag(help: "Print everything that happens.")
+    var verbose = false
+
+    mutating func validate() throws {
+        if let seeds, Self.range(seeds) == nil {
+            throw ValidationError("--seeds takes FIRST..LAST, not \"\(seeds)\"")
+        }
+        if let workload, ExhaustiveWorkload(rawValue: workload) == nil {
+            let names = ExhaustiveWorkload.allCases.map(\.rawValue).joined(separator: ", ")
+            throw ValidationError("no workload \"\(workload)\": \(names)")
+        }
+        if operations < 1 || fates < 0 || stride < 1 || count == 0 {
+            throw ValidationError("--operations, --stride and --count are at least 1")
+        }
+        if (mutants || mutant != nil) && !MutantRun.isAvailable {
+            throw ValidationError("this build has no mutants: build with POOLD_MUTANTS=1")
+        }
+        if let mutant, !MutantRun.names.contains(mutant) {
+            throw ValidationError(
+                "no mutant \"\(mutant)\": \(MutantRun.names.joined(separator: ", "))")
+        }
+    }
+
+    func run() throws {
+        Watchdog.start()
+        let good: Bool
+        if let mutant {
+            good = runMutants([mutant])
+        } else if mutants {
+            good = runMutants(MutantRun.names)
+        } else if exhaustive || workload != nil {
+            good = runExhaustive()
+        } else if let seed {
+            good = runSeeds(seed...seed, detailed: true)
+        } else if let seeds, let range = Self.range(seeds) {
+            good = runSeeds(range, detailed: false)
+        } else {
+            let last = from.addingReportingOverflow((count ?? 100) - 1)
+            good = runSeeds(from...(last.overflow ? .max : last.partialValue), detailed: false)
+        }
+        if !good { throw ExitCode(1) }
+    }
+
+    private static func range(_ text: String) -> ClosedRange<UInt64>? {
+        guard let dots = text.firstRange(of: ".."),
+            let first = UInt64(text[..<dots.lowerBound]),
+            let last = UInt64(text[dots.upperBound...]), first <= last
+        else { return nil }
+        return first...last
+    }
+
+    // MARK: - seeds
+
+    private func runSeeds(_ range: ClosedRange<UInt64>, detailed: Bool) -> Bool {
+        var options = SeedOptions()
+        options.operations = operations
+        options.withoutCrashes = withoutCrashes
+        options.verbose = verbose
+        let clock = ContinuousClock()
+        let start = clock.now
+        var totals = (operations: 0, devices: 0, crashes: 0, recovery: 0, seeds: 0)
+        var progress = ProgressLine()
+        var seed = range.lowerBound
+        while true {
+            Watchdog.begin("--seed \(seed) \(replayOptions)")
+            let result = SeedRun(seed: seed, options: options).run()
+            totals.operations += result.operations
+            totals.devices += result.deviceOperations
+            totals.crashes += result.crashes
+            totals.recovery += result.cutsDuringRecovery
+            totals.seeds += 1
+            if detailed {
+                print(
+                    "seed \(seed): trace \(result.trace), \(result.operations) operations, "
+                        + "\(result.deviceOperations) device operations, \(result.crashes) crashes "
+                        + "(\(result.cutsDuringRecovery) during recovery), "
+                        + "\(result.refusedForRoom) refused for room")
+            }
+            if let violation = result.violation {
+                progress.clear()
+                print("seed \(seed): VIOLATION: \(violation)")
+                print("replay: poolsim --seed \(seed) \(replayOptions)--verbose")
+                return false
+            }
+            progress.show("seed \(seed), \(totals.crashes) crashes")
+            if seed == range.upperBound { break }
+            seed += 1
+        }
+        progress.clear()
+        print(
+            "\(totals.seeds) seeds: \(totals.operations) operations, \(totals.devices) device "
+                + "operations, \(totals.crashes) crashes (\(totals.recovery) during recovery), "
+                + "no violation, \(Self.seconds(clock.now - start)) s")
+        return true
+    }
+
+    private var replayOptions: String {
+        (operations == 5_000 ? "" : "--operations \(operations) ")
+            + (withoutCrashes ? "--without-crashes " : "")
+    }
+
+    // MARK: - exhaustive
+
+    private func runExhaustive() -> Bool {
+        let chosen = workload.flatMap { ExhaustiveWorkload(rawValue: $0) }
+        var options = Exhaustive.Options()
+        options.randomFates = fates
+        options.stride = stride
+        var states = 0
+        let clock = ContinuousClock()
+        for workload in chosen.map({ [$0] }) ?? ExhaustiveWorkload.allCases {
+            let start = clock.now
+            Watchdog.begin("--workload \(workload.rawValue) --fates \(fates)")
+            let report = Exhaustive(workload, options: options).run()
+            states += report.states + report.recoveryStates
+            if let violation = report.violation {
+                print("VIOLATION: \(violation)")
+                print("replay: poolsim --workload \(workload.rawValue) --fates \(fates)")
+                return false
+            }
+            print(
+                "\(workload.rawValue): \(report.deviceOperations) device operations, "
+                    + "\(report.boundaries) boundaries, \(report.states) states, "
+                    + "\(report.recoveryStates) more during recovery, "
+                    + "\(Self.seconds(clock.now - start)) s")
+        }
+        print("\(states) states, no violation")
+        return true
+    }
+
+    // MARK: - mutants
+
+    private func runMutants(_ names: [String]) -> Bool {
+        var run = MutantRun()
+        if let count { run.seeds = from...(from &+ count &- 1 < from ? from : from + count - 1) }
+        if verbose { run.progress = { print("    \($0)") } }
+        var killed = 0
+        for name in names {
+            Watchdog.begin("--mutant \(name)")
+            guard let outcome = run.run(name) else { continue }
+            if let found = outcome.foundWithoutCrashes {
+                print("\(name): does not count, a run without crashes sees it: \(found)")
+            } else if let by = outcome.killedBy {
+                killed += 1
+                print("\(name): killed by \(by)")
+            } else {
+                print("\(name): SURVIVED")
+            }
+        }
+        print("\(killed) of \(names.count) mutants killed")
+        return killed == names.count
+    }
+
+    private static func seconds(_ duration: Duration) -> String {
+        let tenths =
+            duration.components.seconds * 10
+            + duration.components.attoseconds / 100_000_000_000_000_000
+        return "\(tenths / 10).\(tenths % 10)"
+    }
+}
+
+/// One line on a terminal that is written over; nothing when piped.
+private struct ProgressLine {
+    private let isTerminal = isatty(STDOUT_FILENO) == 1
+
+    mutating func show(_ text: String) {
+        guard isTerminal else { return }
+        print("\r\u{1b}[K\(text)", terminator: "")
+        unsafe fflush(nil)
+    }
+
+    mutating func clear() {
+        guard isTerminal else { return }
+        print("\r\u{1b}[K", terminator: "")
+    }
+}
+
+/// Ends the program when the engine spins without an operation, which no step can notice.
+private enum Watchdog {
+    private static let current = Mutex("")
+    private static let limitSeconds: UInt32 = 30
+
+    static func begin(_ what: String) { current.withLock { $0 = what } }
+
+    static func start() {
+        var thread = pthread_t()
+        let failed = pthread_create(
+            &thread, nil,
+            { _ in
+                Watchdog.watch()
+                return nil
+            }, nil)
+        if failed != 0 { print("no watchdog: error \(failed)") }
+    }
+
+    private static func watch() {
+        var last: UInt64 = .max
+        while true {
+            sleep(limitSeconds)
+            let steps = Machine.steps.load(ordering: .relaxed)
+            if steps == last { break }
+            last = steps
+        }
+        print("VIOLATION: the engine spins: nothing ends any more")
+        print("replay: poolsim \(current.withLock { $0 })")
+        exit(1)
+    }
+}
