@@ -179,6 +179,8 @@ extension Space {
             return true
         }
         table[request].state = .detour
+        // Now, not when the slow path begins: it begins later.
+        engine.frames[frame].pins += 1
         background { await $0.fillEdges(request, entry, frame) }
         return false
     }
@@ -189,14 +191,13 @@ extension Space {
             block: Int(table[request].firstBlock) + position)
     }
 
-    /// Reads and verifies the edge blocks, then goes back to `prepare`.
+    /// Reads and verifies the edge blocks, whose frame the caller pinned, then goes back to `prepare`.
     private func fillEdges(
         _ request: RequestIndex, _ entry: GrainMap.Entry, _ frame: Int32
     ) async {
         let grain = table[request].grain
         let first = Int(table[request].firstBlock)
         let last = Int(table[request].blockCount) - 1
-        engine.frames[frame].pins += 1
         var isRight = true
         if table[request].headScratch >= 0 {
             isRight = await readBlock(
@@ -209,6 +210,7 @@ extension Space {
                 into: table[request].tailScratch)
         }
         engine.frames[frame].pins -= 1
+        engine.frameReleased.fire()
         guard isRight else { return finish(request, .ioError) }
         mergeEdges(request)
         giveScratch(request)
