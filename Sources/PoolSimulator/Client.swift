@@ -228,7 +228,9 @@ final class Clients {
             guard machine.violation == nil, !machine.isCutDue else { return }
             guard machine.step() else {
                 if machine.violation == nil, !inFlight.isEmpty {
-                    machine.fail("\(inFlight.count) requests never end: nothing is under way\n\(machine.waiting)")
+                    machine.fail(
+                        "\(inFlight.count) requests never end: nothing is under way\n\(machine.waiting)"
+                    )
                 }
                 return
             }

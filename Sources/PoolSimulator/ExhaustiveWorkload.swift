@@ -52,13 +52,13 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
         }
     }
 
-    func scene(seed: UInt64) -> (Machine, Site) {
+    func scene(seed: UInt64, verbose: Bool = false) -> (Machine, Site) {
         let disks = (0..<diskCount).map { index in
             SimulatedDisk(
                 sizeBytes: 1 << 30, sectorBytes: sectorBytes, supportsDiscard: true,
                 seed: seed &* 31 &+ UInt64(index))
         }
-        let machine = Machine(disks: disks, limits: limits, seed: seed)
+        let machine = Machine(disks: disks, limits: limits, seed: seed, verbose: verbose)
         machine.boot()
         return (machine, Site(machine))
     }

@@ -33,6 +33,7 @@ public final class Machine {
     /// Power goes so many operations after the next boot.
     var cutAtNextBoot: Int?
 
+    private let shelf: ArenaShelf
     private var scheduled: [Scheduled] = []
     private var operationsSubmitted: UInt64 = 0
 
@@ -50,12 +51,25 @@ public final class Machine {
         var dueNs: UInt64
     }
 
-    public init(disks: [SimulatedDisk], limits: Limits, seed: UInt64, verbose: Bool = false) {
+    public convenience init(
+        disks: [SimulatedDisk], limits: Limits, seed: UInt64, verbose: Bool = false
+    ) {
+        self.init(disks, limits, seed, verbose, ArenaShelf())
+    }
+
+    private init(
+        _ disks: [SimulatedDisk], _ limits: Limits, _ seed: UInt64, _ verbose: Bool,
+        _ shelf: ArenaShelf
+    ) {
+        self.shelf = shelf
         self.disks = disks
         self.limits = limits
         self.verbose = verbose
         random = SeededRandom(seed: seed)
     }
+
+    /// Suspended slow paths would keep a forgotten engine alive for ever.
+    deinit { halt() }
 
     // MARK: - life and death
 
@@ -63,7 +77,7 @@ public final class Machine {
     @discardableResult
     func boot() -> Engine {
         precondition(engine == nil)
-        let started = Engine(arena: BufferArena(counts: [1024, 64, 32, 48]), limits: limits)
+        let started = Engine(arena: shelf.take(), limits: limits)
         engine = started
         cutAtOperation = cutAtNextBoot.map { operationsEnded + $0 }
         cutAtNextBoot = nil
@@ -92,7 +106,10 @@ public final class Machine {
     }
 
     private func halt() {
-        engine?.stop()
+        if let engine {
+            engine.stop()
+            shelf.give(engine.arena)
+        }
         engine = nil
         for item in scheduled {
             // A witness that was being written may have it or not.
@@ -281,6 +298,7 @@ extension Machine {
         var witness: [WitnessEntry]
         var witnessInFlight: [WitnessEntry]
         var nowNs: UInt64
+        fileprivate var shelf: ArenaShelf
     }
 
     func snapshot() -> Snapshot {
@@ -289,7 +307,7 @@ extension Machine {
             return WitnessEntry(pool: operation.pool, version: operation.version)
         }
         return Snapshot(
-            disks: disks, witness: witness, witnessInFlight: flying, nowNs: nowNs)
+            disks: disks, witness: witness, witnessInFlight: flying, nowNs: nowNs, shelf: shelf)
     }
 
     /// A machine without an engine whose power went at the snapshot.
@@ -297,7 +315,7 @@ extension Machine {
         crashed snapshot: Snapshot, policy: CutPolicy, limits: Limits, seed: UInt64,
         verbose: Bool = false
     ) {
-        self.init(disks: snapshot.disks, limits: limits, seed: seed, verbose: verbose)
+        self.init(snapshot.disks, limits, seed, verbose, snapshot.shelf)
         nowNs = snapshot.nowNs
         witness = snapshot.witness
         for entry in snapshot.witnessInFlight where random.chance(50) {
@@ -305,4 +323,19 @@ extension Machine {
         }
         for index in disks.indices { disks[index].cutPower(policy, random: &random) }
     }
+}
+
+/// Arenas that no engine uses: a machine that comes and goes by the thousand maps none anew.
+private final class ArenaShelf {
+    private var free: [BufferArena] = []
+
+    func take() -> BufferArena {
+        guard let arena = free.popLast() else {
+            return BufferArena(counts: [1024, 64, 32, 48])
+        }
+        arena.reset()
+        return arena
+    }
+
+    func give(_ arena: BufferArena) { free.append(arena) }
 }

@@ -151,8 +151,8 @@ public final class SeedRun {
         machine.cutAtOperation = nil
         machine.onStep = nil
         site.clients.finish()
-        guard site.verify(everything: true, sample: &random), site.close(export: false),
-            site.recover(), site.verify(everything: true, sample: &random)
+        guard site.verify(.wholeGrains, sample: &random), site.close(export: false),
+            site.recover(), site.verify(.wholeGrains, sample: &random)
         else { return }
         _ = site.destroyPool()
     }
@@ -186,7 +186,8 @@ public final class SeedRun {
         // Half of the time clients are back at once, while copies are still being made equal.
         let verified =
             random.chance(50)
-            ? site.verify(everything: random.chance(10), sample: &random) : !machine.isCutDue
+            ? site.verify(random.chance(10) ? .wholeGrains : .unsettled, sample: &random)
+            : !machine.isCutDue
         if verified { machine.cutAtOperation = nil }
         return verified
     }

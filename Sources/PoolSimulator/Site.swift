@@ -334,21 +334,21 @@ final class Site {
 
     // MARK: - verification
 
-    /// Reads back what may have been affected, or everything.
+    enum Verification {
+        /// Sectors that may hold more than one version, and a random sample.
+        case unsettled
+        /// Every sector that was ever touched, with its neighbours.
+        case touched
+        /// Every grain that was ever touched, and the first that was not.
+        case wholeGrains
+    }
+
+    /// Reads back and checks.
     ///
     /// - Returns: false when the power went again, or something is wrong.
-    func verify(everything: Bool, sample: inout SeededRandom) -> Bool {
+    func verify(_ verification: Verification, sample: inout SeededRandom) -> Bool {
         for index in clients.spaces.indices {
-            let model = clients.spaces[index].model
-            var wanted = everything ? touchedRuns(model) : runs(of: model.unsettledSectors())
-            if !everything {
-                for _ in 0..<4 {
-                    let start = sample.below(model.sectors)
-                    let end = min(start + sample.within(1...64), model.sectors)
-                    wanted.append(contentsOf: Self.withinGrains(start..<end))
-                }
-            }
-            for sectors in wanted {
+            for sectors in wanted(verification, clients.spaces[index].model, &sample) {
                 while !clients.submit(.read, space: index, sectors: sectors) {
                     guard clients.requestsInFlight > 0, machine.violation == nil,
                         !machine.isCutDue, machine.step()
@@ -362,17 +362,39 @@ final class Site {
         return machine.violation == nil && !machine.isCutDue
     }
 
-    /// Every grain that was ever touched, and the first that was not.
-    private func touchedRuns(_ model: SpaceModel) -> [Range<Int>] {
-        var wanted: [Range<Int>] = []
-        var sawUntouched = false
-        for grain in 0..<model.sectors / 2048 {
-            let range = grain * 2048..<(grain + 1) * 2048
-            let touched = range.contains { model.isTouched($0) }
-            if touched || !sawUntouched { wanted.append(range) }
-            if !touched { sawUntouched = true }
+    private func wanted(
+        _ verification: Verification, _ model: SpaceModel, _ sample: inout SeededRandom
+    ) -> [Range<Int>] {
+        switch verification {
+        case .unsettled:
+            var wanted = runs(of: model.unsettledSectors())
+            for _ in 0..<4 {
+                let start = sample.below(model.sectors)
+                let end = min(start + sample.within(1...64), model.sectors)
+                wanted.append(contentsOf: Self.withinGrains(start..<end))
+            }
+            return wanted
+        case .touched:
+            // Block by block, each with the block behind it.
+            var sectors: [Int] = []
+            var untilBlock = 0
+            for block in 0..<model.sectors / 8 {
+                let range = block * 8..<block * 8 + 8
+                if range.contains(where: { model.isTouched($0) }) { untilBlock = block + 2 }
+                if block < untilBlock { sectors.append(contentsOf: range) }
+            }
+            return runs(of: sectors)
+        case .wholeGrains:
+            var wanted: [Range<Int>] = []
+            var sawUntouched = false
+            for grain in 0..<model.sectors / 2048 {
+                let range = grain * 2048..<(grain + 1) * 2048
+                let touched = range.contains { model.isTouched($0) }
+                if touched || !sawUntouched { wanted.append(range) }
+                if !touched { sawUntouched = true }
+            }
+            return wanted
         }
-        return wanted
     }
 
     private func runs(of sectors: [Int]) -> [Range<Int>] {

@@ -43,6 +43,9 @@ struct PoolSim: ParsableCommand {
     @Option(help: "Cut every n-th boundary only.")
     var stride = 1
 
+    @Option(help: "Cut this boundary only; with --verbose, print what follows.")
+    var boundary: Int?
+
     @Flag(help: "Run every mutant; each must be found, and only by runs with crashes.")
     var mutants = false
 
@@ -157,6 +160,8 @@ struct PoolSim: ParsableCommand {
         var options = Exhaustive.Options()
         options.randomFates = fates
         options.stride = stride
+        options.onlyBoundary = boundary
+        options.verbose = verbose
         var states = 0
         let clock = ContinuousClock()
         for workload in chosen.map({ [$0] }) ?? ExhaustiveWorkload.allCases {
@@ -166,7 +171,9 @@ struct PoolSim: ParsableCommand {
             states += report.states + report.recoveryStates
             if let violation = report.violation {
                 print("VIOLATION: \(violation)")
-                print("replay: poolsim --workload \(workload.rawValue) --fates \(fates)")
+                print(
+                    "replay: poolsim --workload \(workload.rawValue) --fates \(fates) "
+                        + "--boundary N --verbose")
                 return false
             }
             print(
@@ -217,7 +224,7 @@ private struct ProgressLine {
     mutating func show(_ text: String) {
         guard isTerminal else { return }
         print("\r\u{1b}[K\(text)", terminator: "")
-        unsafe fflush(nil)
+        fflush(nil)
     }
 
     mutating func clear() {
@@ -235,7 +242,7 @@ private enum Watchdog {
 
     static func start() {
         var thread = pthread_t()
-        let failed = pthread_create(
+        let failed = unsafe pthread_create(
             &thread, nil,
             { _ in
                 Watchdog.watch()
@@ -247,7 +254,7 @@ private enum Watchdog {
     private static func watch() {
         var last: UInt64 = .max
         while true {
-            sleep(limitSeconds)
+            _ = sleep(limitSeconds)
             let steps = Machine.steps.load(ordering: .relaxed)
             if steps == last { break }
             last = steps

@@ -12,34 +12,41 @@ import Glibc
 
     public let sizeBytes: Int
     public let baseAddress: UnsafeMutableRawPointer
+    private let counts: [Int]
     private var freeLists: [[Int]]
     private let classStarts: [Int]
 
     /// - Parameter counts: buffers of each class, smallest first.
     public init(counts: [Int] = [2048, 512, 128, 64]) {
         precondition(counts.count == Self.classBytes.count)
+        self.counts = counts
+        (freeLists, classStarts, sizeBytes) = Self.layOut(counts)
+        let memory = unsafe mmap(
+            nil, sizeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
+            preconditionFailure("no address space for \(sizeBytes) bytes of buffers")
+        }
+        unsafe baseAddress = unsafe memory
+    }
+
+    deinit { unsafe munmap(baseAddress, sizeBytes) }
+
+    private static func layOut(_ counts: [Int]) -> (lists: [[Int]], starts: [Int], bytes: Int) {
         var start = 0
         var starts: [Int] = []
         var lists: [[Int]] = []
-        for (bytes, count) in zip(Self.classBytes, counts) {
+        for (bytes, count) in zip(classBytes, counts) {
             starts.append(start)
             let base = start
             // Lowest offsets are handed out first, so that a quiet daemon stays small.
             lists.append((0..<count).reversed().map { base + $0 * bytes })
             start += bytes * count
         }
-        classStarts = starts
-        freeLists = lists
-        sizeBytes = start
-        let memory = unsafe mmap(
-            nil, start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
-            preconditionFailure("no address space for \(start) bytes of buffers")
-        }
-        unsafe baseAddress = unsafe memory
+        return (lists, starts, start)
     }
 
-    deinit { unsafe munmap(baseAddress, sizeBytes) }
+    /// Takes every buffer back, whoever held it: for a driver whose engine has stopped.
+    public func reset() { freeLists = Self.layOut(counts).lists }
 
     /// A buffer of at least `bytes` (at most 1 MiB + 8 KiB), or nil while none of its class or a
     /// larger one is free: the caller waits, it never grows the budget.
