@@ -47,13 +47,16 @@ struct Traffic {
 
     private mutating func submitOne(_ clients: Clients, _ client: Int) {
         let index = random.below(clients.spaces.count)
-        let space = clients.spaces[index]
-        guard space.handle != nil, space.name != quiet else { return }
+        // No copy of the space outlives an expression here: a change of its model would then copy
+        // the histories of all its sectors.
+        guard clients.spaces[index].handle != nil, clients.spaces[index].name != quiet else {
+            return
+        }
         let total =
             weights.read + weights.write + weights.flush + weights.trim + weights.zeroes
         var draw = random.below(total)
         let fua: SpaceRequest.Flags = random.chance(weights.fuaPercent) ? .fua : []
-        let sectors = range(space)
+        let sectors = range(clients.spaces[index])
         draw -= weights.read
         if draw < 0 {
             clients.submit(.read, space: index, sectors: sectors, client: client)
