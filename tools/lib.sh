@@ -143,12 +143,33 @@ make_scratch() {
     export SCRATCH
 }
 
-# will_end PID: cleanup ends this process if it still runs.
+# will_end PID: cleanup ends this process if it still runs. has_ended PID: it is gone, and its
+# number may by now be another's.
 will_end() { STARTED_PIDS+=("$1"); }
+has_ended() {
+    local pid kept=()
+    for pid in ${STARTED_PIDS[@]+"${STARTED_PIDS[@]}"}; do
+        [[ $pid == "$1" ]] || kept+=("$pid")
+    done
+    STARTED_PIDS=(${kept[@]+"${kept[@]}"})
+}
+
+# attended COMMAND...: runs it in such a way that a signal to this script ends it at once. In the
+# foreground the shell would finish it first, and only then look at the signal.
+attended() {
+    local pid status=0
+    "$@" </dev/null &
+    pid=$!
+    will_end "$pid"
+    wait "$pid" || status=$?
+    has_ended "$pid"
+    return "$status"
+}
 
 # end_process PID: asks, waits up to ten seconds, then insists.
 end_process() {
     local pid=$1 tries
+    has_ended "$pid"
     kill -TERM "$pid" 2>/dev/null || return 0
     for ((tries = 0; tries < 100; tries++)); do
         kill -0 "$pid" 2>/dev/null || break
@@ -159,6 +180,7 @@ end_process() {
 
 # kill_process PID: kill -9, and back only when it is gone.
 kill_process() {
+    has_ended "$1"
     kill -KILL "$1"
     while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
 }
