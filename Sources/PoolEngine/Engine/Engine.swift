@@ -133,6 +133,7 @@ public final class Engine: @unchecked Sendable {
             timers.removeAll()
             executor.drain()
         } while executor.hasJobs
+        for case let space? in spaces { space.pool.spaces.removeAll() }
         spaces.removeAll()
     }
 

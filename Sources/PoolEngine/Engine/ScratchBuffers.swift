@@ -4,7 +4,8 @@ import PoolFormat
 /// buffers: a full queue of writes cannot starve the commit that would let them go.
 final class ScratchBuffers: @unchecked Sendable {
     private let arena: BufferArena
-    private weak var engine: Engine?
+    /// Set before anything else; not weak, which would make every count of the engine slow.
+    private unowned var engine: Engine?
     /// Free buffers: 4 KiB, 16 KiB, 1 MiB.
     private var pages: [Int] = []
     private var pairs: [Int] = []

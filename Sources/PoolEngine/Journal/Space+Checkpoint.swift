@@ -49,8 +49,8 @@ extension Space {
 
     private var hasMuchToCheckpoint: Bool {
         journal.usedBlocks * 8 > journal.blockCount
-            || engine.frames.dirtyCount * 4 > engine.frames.capacity
-            || (engine.framesWanted > 0 && engine.frames.dirtyCount > 0)
+            || frames.dirtyCount * 4 > frames.capacity
+            || (engine.framesWanted > 0 && frames.dirtyCount > 0)
     }
 
     /// Everything is in its page, the journal is empty. For a clean end.
@@ -67,8 +67,8 @@ extension Space {
     }
 
     private var hasDirtyFrames: Bool {
-        (0..<Int32(engine.frames.capacity)).contains {
-            engine.frames[$0].space == handle.index && engine.frames[$0].dirtySince != 0
+        (0..<Int32(frames.capacity)).contains {
+            frames[$0].space == handle.index && frames[$0].dirtySince != 0
         }
     }
 
@@ -120,8 +120,8 @@ extension Space {
                 Candidate(kind: kind, page: $0.page, since: $0.since)
             }
         }
-        for frame in 0..<Int32(engine.frames.capacity) {
-            let state = engine.frames[frame]
+        for frame in 0..<Int32(frames.capacity) {
+            let state = frames[frame]
             if state.space == handle.index, state.dirtySince != 0, !state.isLoading {
                 all.append(
                     Candidate(
@@ -141,10 +141,10 @@ extension Space {
         switch candidate.kind {
         case .checksum:
             guard imageValues(candidate, page) else { return false }
-            engine.frames[candidate.frame].pins += 1
-            engine.frames.markClean(candidate.frame)
-            if engine.frames[candidate.frame].unflushed > 0 {
-                engine.frames.markDirty(candidate.frame, since: confirmed + 1)
+            frames[candidate.frame].pins += 1
+            frames.markClean(candidate.frame)
+            if frames[candidate.frame].unflushed > 0 {
+                frames.markDirty(candidate.frame, since: confirmed + 1)
             }
         case .map:
             page.zero()
@@ -184,8 +184,8 @@ extension Space {
             return false
         }
         unsafe page.buffer.copyMemory(
-            from: UnsafeRawBufferPointer(engine.frames.image(candidate.frame)))
-        guard engine.frames[candidate.frame].unflushed > 0 else { return true }
+            from: UnsafeRawBufferPointer(frames.image(candidate.frame)))
+        guard frames[candidate.frame].unflushed > 0 else { return true }
         for grain in grains {
             for block in 0..<Units.blocksPerGrain {
                 let key = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
@@ -277,15 +277,15 @@ extension Space {
 
     private func newerSlot(_ candidate: Candidate) -> Int {
         candidate.frame >= 0
-            ? Int(engine.frames[candidate.frame].slot)
+            ? Int(frames[candidate.frame].slot)
             : pieces.newerSlot(candidate.kind, candidate.page)
     }
 
     private func settleSlot(_ candidate: Candidate) {
         let slot = 1 - newerSlot(candidate)
         if candidate.frame >= 0 {
-            engine.frames[candidate.frame].slot = UInt8(slot)
-            engine.frames[candidate.frame].pins -= 1
+            frames[candidate.frame].slot = UInt8(slot)
+            frames[candidate.frame].pins -= 1
         } else {
             pieces.setNewerSlot(candidate.kind, candidate.page, slot)
         }
@@ -296,8 +296,8 @@ extension Space {
         var oldest = journal.confirmedSequence + 1
         if let dirty = pieces.oldestDirty { oldest = min(oldest, dirty) }
         if let replayed = overlay.oldest { oldest = min(oldest, replayed) }
-        for frame in 0..<Int32(engine.frames.capacity) {
-            let state = engine.frames[frame]
+        for frame in 0..<Int32(frames.capacity) {
+            let state = frames[frame]
             if state.space == handle.index, state.dirtySince != 0 {
                 oldest = min(oldest, state.dirtySince)
             }

@@ -141,7 +141,7 @@ extension Space {
         let grain = key / UInt64(Units.blocksPerGrain)
         let frame = pageFrames[Int(ChecksumPage.index(ofGrain: grain))]
         return ChecksumPage.value(
-            unsafe PageImage(engine.frames.image(frame)), grain: grain,
+            unsafe PageImage(frames.image(frame)), grain: grain,
             block: Int(key % UInt64(Units.blocksPerGrain)))
     }
 
@@ -307,7 +307,7 @@ extension Space {
         counters.commits += 1
         for key in committing.blocks.keys where key != PendingTable.removed {
             let page = ChecksumPage.index(ofGrain: key / UInt64(Units.blocksPerGrain))
-            engine.frames[pageFrames[Int(page)]].unflushed -= 1
+            frames[pageFrames[Int(page)]].unflushed -= 1
         }
         for region in committing.marks { markIsDurable(region) }
         for region in committing.cleans { cleanIsDurable(region) }
@@ -321,7 +321,7 @@ extension Space {
         }
         committing.removeAll()
         if journal.usedBlocks * 4 > journal.blockCount { wantCheckpoint() }
-        if engine.frames.dirtyCount * 2 > engine.frames.capacity { wantCheckpoint() }
+        if frames.dirtyCount * 2 > frames.capacity { wantCheckpoint() }
     }
 
     private func markIsDurable(_ region: UInt64) {

@@ -223,9 +223,9 @@ extension Space {
             await idle.wait()
         }
         engine.detach(handle)
-        for frame in 0..<Int32(engine.frames.capacity)
-        where engine.frames[frame].space == handle.index {
-            engine.frames.give(frame)
+        for frame in 0..<Int32(frames.capacity)
+        where frames[frame].space == handle.index {
+            frames.give(frame)
         }
         engine.frameReleased.fire()
     }

@@ -102,28 +102,28 @@ extension Space {
         let frame = try await takeFrame()
         // Another slow path may have begun to load it meanwhile.
         if pageFrames[Int(page)] >= 0 {
-            engine.frames.give(frame)
+            frames.give(frame)
             return try await loadValues(page: page)
         }
         defer { valuesLoaded.fire() }
-        engine.frames[frame] = PageFrames.Frame()
-        engine.frames[frame].space = handle.index
-        engine.frames[frame].page = page
-        engine.frames[frame].isLoading = true
-        engine.frames[frame].recentlyUsed = true
+        frames[frame] = PageFrames.Frame()
+        frames[frame].space = handle.index
+        frames[frame].page = page
+        frames[frame].isLoading = true
+        frames[frame].recentlyUsed = true
         pageFrames[Int(page)] = frame
         do throws(PoolError) {
             let found = try await readPage(.checksum, page)
             defer { engine.scratch.give(found.buffer) }
-            unsafe engine.frames.image(frame).copyMemory(
+            unsafe frames.image(frame).copyMemory(
                 from: UnsafeRawBufferPointer(
                     engine.arena.bytes(found.buffer + found.offset, Units.blockBytes)))
-            engine.frames[frame].slot = UInt8(found.slot)
-            overlay.apply(page: page, pageSequence: found.sequence, frames: engine.frames, frame)
-            engine.frames[frame].isLoading = false
+            frames[frame].slot = UInt8(found.slot)
+            overlay.apply(page: page, pageSequence: found.sequence, frames: frames, frame)
+            frames[frame].isLoading = false
         } catch {
             pageFrames[Int(page)] = -1
-            engine.frames.give(frame)
+            frames.give(frame)
             throw error
         }
     }
@@ -133,7 +133,7 @@ extension Space {
         while true {
             let frame = pageFrames[Int(page)]
             if frame < 0 { return false }
-            if !engine.frames[frame].isLoading || engine.isStopped { return true }
+            if !frames[frame].isLoading || engine.isStopped { return true }
             await valuesLoaded.wait()
         }
     }
@@ -144,7 +144,7 @@ extension Space {
         defer { engine.framesWanted -= 1 }
         while true {
             if engine.isStopped { throw .stopped }
-            let taken = engine.frames.take { space, page in
+            let taken = frames.take { space, page in
                 engine.spaces[Int(space)]?.pageFrames[Int(page)] = -1
             }
             if let frame = taken { return frame }

@@ -37,8 +37,8 @@ extension Space {
     func valuesFrame(_ request: RequestIndex, forWrite: Bool) -> Int32? {
         let page = ChecksumPage.index(ofGrain: table[request].grain)
         let frame = pageFrames[Int(page)]
-        if frame >= 0, !engine.frames[frame].isLoading {
-            engine.frames[frame].recentlyUsed = true
+        if frame >= 0, !frames[frame].isLoading {
+            frames[frame].recentlyUsed = true
             return frame
         }
         table[request].state = .parked
@@ -95,11 +95,11 @@ extension Space {
 
     /// A map record means 256 UNWRITTEN blocks: in memory as in replay.
     func resetValues(_ grain: UInt64, _ frame: Int32) {
-        let image = unsafe PageImage(engine.frames.image(frame))
+        let image = unsafe PageImage(frames.image(frame))
         for block in 0..<Units.blocksPerGrain {
             ChecksumPage.setValue(image, grain: grain, block: block, BlockValue.unwritten)
         }
-        engine.frames.markDirty(frame, since: firstUnwrittenSequence)
+        frames.markDirty(frame, since: firstUnwrittenSequence)
     }
 
     /// The lowest batch number a change made now can end up in.
@@ -125,7 +125,7 @@ extension Space {
 
     /// Whether any touched block is, or may become, durably something else than UNWRITTEN.
     private func overwritesAnything(_ request: RequestIndex, _ frame: Int32) -> Bool {
-        let image = unsafe PageImage(engine.frames.image(frame))
+        let image = unsafe PageImage(frames.image(frame))
         let grain = table[request].grain
         let first = grain * UInt64(Units.blocksPerGrain)
         for position in 0..<Int(table[request].blockCount) {

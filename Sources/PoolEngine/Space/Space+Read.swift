@@ -24,7 +24,7 @@ extension Space {
 
     /// Notes the values the blocks must have; false: all are UNWRITTEN.
     private func expectValues(_ request: RequestIndex, _ frame: Int32) -> Bool {
-        let image = unsafe PageImage(engine.frames.image(frame))
+        let image = unsafe PageImage(frames.image(frame))
         let (grain, first) = (table[request].grain, Int(table[request].firstBlock))
         var hasData = false
         for position in 0..<Int(table[request].blockCount) {

@@ -54,9 +54,9 @@ extension Space {
         try await loadValues(page: page)
         let frame = pageFrames[Int(page)]
         guard frame >= 0 else { throw engine.isStopped ? .stopped : .ioError }
-        engine.frames[frame].pins += 1
+        frames[frame].pins += 1
         defer {
-            engine.frames[frame].pins -= 1
+            frames[frame].pins -= 1
             engine.frameReleased.fire()
         }
         let first = await engine.scratch.take(bytes: Units.grainBytes)
@@ -140,7 +140,7 @@ extension Space {
 
     private func currentValue(_ grain: UInt64, _ block: Int, _ frame: Int32) -> UInt32 {
         ChecksumPage.value(
-            unsafe PageImage(engine.frames.image(frame)), grain: grain, block: block)
+            unsafe PageImage(frames.image(frame)), grain: grain, block: block)
     }
 
     private func computed(_ buffer: Int, _ grain: UInt64, _ block: Int) -> UInt32 {

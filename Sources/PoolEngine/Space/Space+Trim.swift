@@ -79,7 +79,7 @@ extension Space {
             return
         }
         guard mappedGrain(request, values: frame) != nil else { return }
-        let image = unsafe PageImage(engine.frames.image(frame))
+        let image = unsafe PageImage(frames.image(frame))
         for block in blocks(request) {
             let value = ChecksumPage.value(image, grain: grain, block: block)
             if value != BlockValue.unwritten {
@@ -99,7 +99,7 @@ extension Space {
         let first = grain * UInt64(Units.blocksPerGrain)
         let frame = pageFrames[Int(ChecksumPage.index(ofGrain: grain))]
         for block in 0..<UInt64(Units.blocksPerGrain) where pending.blocks.remove(first + block) {
-            engine.frames[frame].unflushed -= 1
+            frames[frame].unflushed -= 1
         }
         changeMap(grain, to: .unmapped)
         if Mutant.isActive(.reuseEarly) {
@@ -117,7 +117,7 @@ extension Space {
         guard map[grain].isMapped else { return finish(request, .ok) }
         guard let frame = valuesFrame(request, forWrite: false) else { return }
         let value = ChecksumPage.value(
-            unsafe PageImage(engine.frames.image(frame)), grain: grain,
+            unsafe PageImage(frames.image(frame)), grain: grain,
             block: Int(table[request].firstBlock))
         if value == BlockValue.unwritten { return finish(request, .ok) }
         if table[request].bufferOffset < 0 {

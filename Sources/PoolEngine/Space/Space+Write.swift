@@ -19,7 +19,7 @@ extension Space {
     private func startWrite(_ request: RequestIndex, _ entry: GrainMap.Entry, _ frame: Int32) {
         table[request].state = .transferring
         table[request].frame = frame
-        engine.frames[frame].pins += 1
+        frames[frame].pins += 1
         let region = DirtyRegions.region(ofGrain: table[request].grain)
         regions[region].writesInFlight += 1
         reservedBlocks += Int(table[request].blockCount)
@@ -88,7 +88,7 @@ extension Space {
         let grain = table[request].grain
         let region = DirtyRegions.region(ofGrain: grain)
         let frame = table[request].frame
-        engine.frames[frame].pins -= 1
+        frames[frame].pins -= 1
         engine.frameReleased.fire()
         regions[region].writesInFlight -= 1
         reservedBlocks -= Int(table[request].blockCount)
@@ -112,16 +112,16 @@ extension Space {
 
     /// Every value change goes through here: the durable value is remembered until the new one is.
     func changeValue(_ grain: UInt64, _ block: Int, _ value: UInt32, _ frame: Int32) {
-        let image = unsafe PageImage(engine.frames.image(frame))
+        let image = unsafe PageImage(frames.image(frame))
         let before = ChecksumPage.value(image, grain: grain, block: block)
         // Without checksums an overwrite changes nothing that has to be recorded.
         guard before != value || hasChecksums else { return }
         let key = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
         if pending.blocks.insert(key, old: UInt64(before)) {
-            engine.frames[frame].unflushed += 1
+            frames[frame].unflushed += 1
         }
         ChecksumPage.setValue(image, grain: grain, block: block, value)
-        engine.frames.markDirty(frame, since: firstUnwrittenSequence)
+        frames.markDirty(frame, since: firstUnwrittenSequence)
     }
 
     /// A copy did not take the write. Nobody knows what it holds now: the region stays suspect, the
@@ -180,14 +180,14 @@ extension Space {
         }
         table[request].state = .detour
         // Now, not when the slow path begins: it begins later.
-        engine.frames[frame].pins += 1
+        frames[frame].pins += 1
         background { await $0.fillEdges(request, entry, frame) }
         return false
     }
 
     private func edgeValue(_ request: RequestIndex, _ position: Int, _ frame: Int32) -> UInt32 {
         ChecksumPage.value(
-            unsafe PageImage(engine.frames.image(frame)), grain: table[request].grain,
+            unsafe PageImage(frames.image(frame)), grain: table[request].grain,
             block: Int(table[request].firstBlock) + position)
     }
 
@@ -209,7 +209,7 @@ extension Space {
                 grain, entry, first + last, value: edgeValue(request, last, frame),
                 into: table[request].tailScratch)
         }
-        engine.frames[frame].pins -= 1
+        frames[frame].pins -= 1
         engine.frameReleased.fire()
         guard isRight else { return finish(request, .ioError) }
         mergeEdges(request)

@@ -17,8 +17,14 @@ import PoolFormat
 /// 4. A physical grain has one owner: a map entry in memory, an unmapping that is not durable, or
 ///    the free list.
 public final class Space: @unchecked Sendable {
-    unowned let pool: Pool
-    unowned let engine: Engine
+    // Strong on purpose, because a weak or unowned reference is counted at every use of the data
+    // path. The cycles end when the space ends or the engine stops.
+    let pool: Pool
+    let engine: Engine
+    /// The shard's request records.
+    let table: RequestTable
+    let arena: BufferArena
+    let frames: PageFrames
     public let lineage: Lineage
     public let epoch: UInt64
     public let sizeBytes: UInt64
@@ -30,7 +36,6 @@ public final class Space: @unchecked Sendable {
     /// Whether an interrupted overwrite can leave something that recovery must settle.
     var needsMarks: Bool { hasChecksums || copies > 1 }
     public internal(set) var handle = SpaceHandle(index: .max, serial: 0)
-    var table: RequestTable { engine.requests }
 
     var map: GrainMap
     var groups = SlabGroups()
@@ -99,6 +104,9 @@ public final class Space: @unchecked Sendable {
         let engine = pool.engine
         self.pool = pool
         self.engine = engine
+        table = engine.requests
+        arena = engine.arena
+        frames = engine.frames
         self.epoch = epoch
         self.journal = journal
         self.pieces = pieces
