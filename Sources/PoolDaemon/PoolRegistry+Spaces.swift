@@ -54,7 +54,7 @@ extension PoolRegistry {
             throw ControlFailure(
                 .refused,
                 "an interleave of \(SizeText.exact(request.interleaveBytes ?? 0)) is too large",
-                hint: "use a power of two from 4K to 1M")
+                hint: "use a power of two from 16K to 1M")
         }
         let whenFull: WhenFull =
             switch request.whenFull {

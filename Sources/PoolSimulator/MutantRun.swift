@@ -74,6 +74,7 @@ public struct MutantRun: Sendable {
             if let violation = SeedRun(seed: seed).run().violation {
                 return "seed \(seed): \(violation)"
             }
+            progress("seed \(seed) does not see it")
         }
         return nil
     }

@@ -117,7 +117,8 @@ public final class SeedRun {
             || (!options.withoutCrashes && crashes < options.powerCuts)
         {
             if !options.withoutCrashes, machine.cutAtOperation == nil {
-                machine.cutAtOperation = machine.operationsEnded + random.within(100...6000)
+                let life = random.within(100...max(200, options.operations))
+                machine.cutAtOperation = machine.operationsEnded + life
             }
             refill()
             if machine.step() {

@@ -191,7 +191,12 @@ struct PoolSim: ParsableCommand {
     private func runMutants(_ names: [String]) -> Bool {
         var run = MutantRun()
         if let count { run.seeds = from...(from &+ count &- 1 < from ? from : from + count - 1) }
-        if verbose { run.progress = { print("    \($0)") } }
+        if verbose {
+            run.progress = { line in
+                print("    \(line)")
+                fflush(nil)
+            }
+        }
         var killed = 0
         for name in names {
             Watchdog.begin("--mutant \(name)")

@@ -11,6 +11,8 @@ final class IOBatch: @unchecked Sendable {
     private var pending: [DeviceOperation] = []
     /// One for each operation of the last run, in the order they were added.
     private(set) var statuses: [DeviceStatus] = []
+    /// The device of each of them.
+    private var devices: [DeviceIndex] = []
     private var outstanding = 0
     private var waiter: UnsafeContinuation<Void, Never>?
 
@@ -31,8 +33,13 @@ final class IOBatch: @unchecked Sendable {
     }
 
     var isEmpty: Bool { pending.isEmpty }
-    var count: Int { pending.count }
-    func device(of index: Int) -> DeviceIndex { pending[index].device }
+
+    /// Devices of the last run of which an operation ended with a status.
+    func devices(with status: DeviceStatus) -> DeviceSet {
+        var set = DeviceSet()
+        for (device, found) in zip(devices, statuses) where found == status { set.insert(device) }
+        return set
+    }
 
     private func add(
         _ kind: DeviceOperation.Kind, _ device: DeviceIndex, _ offset: UInt64, _ bytes: UInt64,
@@ -49,6 +56,7 @@ final class IOBatch: @unchecked Sendable {
     /// - Returns: whether every operation succeeded; ``statuses`` says which did not.
     func run() async -> Bool {
         statuses.removeAll(keepingCapacity: true)
+        devices.removeAll(keepingCapacity: true)
         guard !pending.isEmpty else { return !engine.isStopped }
         statuses.append(contentsOf: repeatElement(.aborted, count: pending.count))
         guard !engine.isStopped else {
@@ -59,6 +67,7 @@ final class IOBatch: @unchecked Sendable {
         let index = engine.register(self)
         for position in pending.indices {
             pending[position].token = Token.make(batch: index, operation: position)
+            devices.append(pending[position].device)
             engine.operations.append(pending[position])
         }
         outstanding = pending.count

@@ -139,11 +139,11 @@ extension Space {
                     base.device, at: base.offsetBytes + within, bytes: batch.bytes.count,
                     from: buffer)
             }
-            guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+            try await pool.runOrFail(io, during: "journal write")
         }
         var devices = DeviceSet()
         for base in pieces.joined() { devices.insert(base.device) }
         devices.forEach { io.flush($0) }
-        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        try await pool.runOrFail(io, during: "flush")
     }
 }

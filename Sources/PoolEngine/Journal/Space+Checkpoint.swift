@@ -253,7 +253,6 @@ extension Space {
     private func write(_ pages: [Candidate], from buffer: Int) async -> Bool {
         let io = IOBatch(engine)
         var devices = DeviceSet()
-        var targets: [DeviceIndex] = []
         for (position, candidate) in pages.enumerated() {
             let slot = 1 - newerSlot(candidate)
             for base in pieces.addresses(candidate.kind, page: candidate.page, slot: slot) {
@@ -261,17 +260,11 @@ extension Space {
                     base.device, at: base.offsetBytes, bytes: Units.blockBytes,
                     from: buffer + position * Units.blockBytes)
                 devices.insert(base.device)
-                targets.append(base.device)
             }
         }
         if Mutant.isActive(.retireEarly) { retire() }
         if await io.run() { return await flush(devices) }
-        if engine.isStopped { return false }
-        var failed = DeviceSet()
-        for (device, status) in zip(targets, io.statuses) where status != .ok {
-            failed.insert(device)
-        }
-        await failDevices(failed, during: "checkpoint")
+        await failDevices(io.devices(with: .ioError), during: "checkpoint")
         return false
     }
 

@@ -167,14 +167,9 @@ extension Space {
 
     func flush(_ devices: DeviceSet) async -> Bool {
         let io = IOBatch(engine)
-        var list: [DeviceIndex] = []
-        devices.forEach { list.append($0) }
-        for device in list { io.flush(device) }
+        devices.forEach { io.flush($0) }
         if await io.run() { return true }
-        if engine.isStopped { return false }
-        var failed = DeviceSet()
-        for (device, status) in zip(list, io.statuses) where status != .ok { failed.insert(device) }
-        await failDevices(failed, during: "flush")
+        await failDevices(io.devices(with: .ioError), during: "flush")
         return false
     }
 
@@ -217,12 +212,7 @@ extension Space {
                 base.device, at: base.offsetBytes, bytes: blocks * Units.blockBytes, from: buffer)
         }
         if await io.run() { return true }
-        if engine.isStopped { return false }
-        var failed = DeviceSet()
-        for (base, status) in zip(copies, io.statuses) where status != .ok {
-            failed.insert(base.device)
-        }
-        await failDevices(failed, during: "journal write")
+        await failDevices(io.devices(with: .ioError), during: "journal write")
         return false
     }
 
@@ -369,13 +359,10 @@ extension Space {
         for start in stride(from: 0, to: freed.count, by: 256) {
             let some = freed[start..<min(start + 256, freed.count)]
             for entry in some { addDiscards(io, entry) }
-            let devices = (0..<io.count).map { io.device(of: $0) }
             // A refused discard costs nothing but the space it would have given back.
             _ = await io.run()
             if engine.isStopped { return }
-            for (device, status) in zip(devices, io.statuses) where status == .unsupported {
-                engine.discardRefused.insert(device)
-            }
+            engine.discardRefused.formUnion(io.devices(with: .unsupported))
             for entry in some { groups.release(entry) }
             wake(&grainWaiters)
         }

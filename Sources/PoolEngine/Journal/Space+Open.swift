@@ -38,20 +38,21 @@ extension Space {
             }
         }
         try await writeEmptyPages(
-            engine, kind: .directory, piece: 0, lineage: lineage, epoch: 0,
+            pool, kind: .directory, piece: 0, lineage: lineage, epoch: 0,
             bases: bases(directoryPiece))
-        try await writeFirstBatch(engine, lineage: lineage, bases: bases(journal[0]))
+        try await writeFirstBatch(pool, lineage: lineage, bases: bases(journal[0]))
         let content = SpaceRoot(
             lineage: lineage, epoch: 0, sequence: 1, journal: journal.map(\.copies),
             directory: [directoryPiece.copies])
-        try await writeRoot(engine, content, bases: bases(rootPiece))
+        try await writeRoot(pool, content, bases: bases(rootPiece))
         return rootPiece.copies
     }
 
     /// So that a journal without a batch is always a damaged one.
     private static func writeFirstBatch(
-        _ engine: Engine, lineage: Lineage, bases: [SlabGroups.Base]
+        _ pool: Pool, lineage: Lineage, bases: [SlabGroups.Base]
     ) async throws(PoolError) {
+        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         var writer = unsafe BatchWriter(engine.arena.bytes(buffer, Units.blockBytes))
@@ -61,12 +62,13 @@ extension Space {
                 lineage: lineage, epoch: 0, sequence: 1, previousChecksum: 0,
                 confirmedSequence: 0, tailSequence: 1, tailBlock: 0, recordBytes: 0,
                 recordCount: 0))
-        try await writeFlushed(engine, bytes: bytes, from: buffer, to: bases, at: 0)
+        try await writeFlushed(pool, bytes: bytes, from: buffer, to: bases, at: 0)
     }
 
     private static func writeRoot(
-        _ engine: Engine, _ root: SpaceRoot, bases: [SlabGroups.Base]
+        _ pool: Pool, _ root: SpaceRoot, bases: [SlabGroups.Base]
     ) async throws(PoolError) {
+        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         do throws(FormatError) {
@@ -76,20 +78,20 @@ extension Space {
         }
         let slot = Int(root.sequence % 2)
         try await writeFlushed(
-            engine, bytes: SpaceRoot.slotBytes, from: buffer, to: bases,
+            pool, bytes: SpaceRoot.slotBytes, from: buffer, to: bases,
             at: SpaceRoot.slotOffset(slot))
     }
 
     private static func writeFlushed(
-        _ engine: Engine, bytes: Int, from buffer: Int, to bases: [SlabGroups.Base], at offset: UInt64
+        _ pool: Pool, bytes: Int, from buffer: Int, to bases: [SlabGroups.Base], at offset: UInt64
     ) async throws(PoolError) {
-        let io = IOBatch(engine)
+        let io = IOBatch(pool.engine)
         for base in bases {
             io.write(base.device, at: base.offsetBytes + offset, bytes: bytes, from: buffer)
         }
-        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        try await pool.runOrFail(io, during: "write of metadata")
         for base in bases { io.flush(base.device) }
-        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        try await pool.runOrFail(io, during: "flush of metadata")
     }
 
     // MARK: - opening

@@ -132,7 +132,7 @@ extension Space {
     private func isUsable(_ record: GroupRecord, id: UInt32) -> Bool {
         record.id == id && id < 1 << 24 && Int(record.copies) == copies && record.columns > 0
             && record.slabs.count == Int(record.columns) * copies
-            && record.unitBytes >= 4096 && record.unitBytes.nonzeroBitCount == 1
+            && Int(record.unitBytes) >= Self.minimumInterleaveBytes && record.unitBytes.nonzeroBitCount == 1
             && Int(record.unitBytes) <= Units.slabBytes
             && record.slabs.allSatisfy { pool.contains($0.address) }
     }

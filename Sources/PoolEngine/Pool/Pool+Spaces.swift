@@ -102,7 +102,7 @@ extension Pool {
         case .mirror3, .parity1, .parity2: throw .notInThisVersion(parameters.resiliency)
         }
         let interleave = Int(parameters.interleaveBytes)
-        guard interleave >= Units.blockBytes, interleave <= Units.grainBytes,
+        guard interleave >= Space.minimumInterleaveBytes, interleave <= Units.grainBytes,
             interleave & (interleave - 1) == 0
         else { throw .badInterleave(bytes: parameters.interleaveBytes) }
         let copies = parameters.resiliency.copies

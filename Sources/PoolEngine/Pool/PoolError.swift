@@ -167,7 +167,7 @@ extension PoolError {
         case .sizeNotWhole(_, let next): "the next size is \(next) bytes (\(next >> 20)M)"
         case .sizeTooLarge: "make it smaller"
         case .notInThisVersion: "use simple or mirror2"
-        case .badInterleave: "use a power of two from 4K to 1M"
+        case .badInterleave: "use a power of two from 16K to 1M"
         case .tooManyColumns(_, let limit): "use at most \(limit) columns"
         case .tooFewDisks(_, _, let needed, let present):
             "add \(max(1, needed - present)) more, or ask for fewer columns or copies"

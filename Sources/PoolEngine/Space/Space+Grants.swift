@@ -53,7 +53,7 @@ extension Space {
         guard let entry = granted.first else { throw .noSpace }
         let bases = bases(of: entry.copies)
         try await Self.writeEmptyPages(
-            engine, kind: kind, piece: index, lineage: lineage, epoch: epoch, bases: bases)
+            pool, kind: kind, piece: index, lineage: lineage, epoch: epoch, bases: bases)
         pieces.add(entry, slot: slot, bases: bases)
         pieces.markDirty(
             .directory, UInt32(DirectoryPage.place(ofSlot: slot).page),
@@ -70,9 +70,10 @@ extension Space {
     /// 128 empty pages of sequence 0 in slot 0, flushed: a page that was never written is never
     /// confused with one that has rotted.
     static func writeEmptyPages(
-        _ engine: Engine, kind: PieceKind, piece: UInt32, lineage: Lineage, epoch: UInt64,
+        _ pool: Pool, kind: PieceKind, piece: UInt32, lineage: Lineage, epoch: UInt64,
         bases: [SlabGroups.Base]
     ) async throws(PoolError) {
+        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let first = UInt64(piece) * UInt64(MetadataPage.pagesPerPiece)
@@ -89,9 +90,9 @@ extension Space {
         for base in bases {
             io.write(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, from: buffer)
         }
-        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        try await pool.runOrFail(io, during: "write of metadata")
         for base in bases { io.flush(base.device) }
-        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        try await pool.runOrFail(io, during: "flush of metadata")
     }
 
     // MARK: - checksum pages

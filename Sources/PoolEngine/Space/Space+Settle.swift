@@ -111,14 +111,9 @@ extension Space {
                 unflushedDevices.insert(base.device)
             }
         }
-        let targets = (0..<io.count).map { io.device(of: $0) }
         if await io.run() { return }
         if engine.isStopped { throw .stopped }
-        var failed = DeviceSet()
-        for (device, status) in zip(targets, io.statuses) where status != .ok {
-            failed.insert(device)
-        }
-        await failDevices(failed, during: "resync")
+        await failDevices(io.devices(with: .ioError), during: "resync")
         throw .ioError
     }
 

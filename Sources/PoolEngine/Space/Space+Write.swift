@@ -139,9 +139,8 @@ extension Space {
     }
 
     func failDevices(_ devices: DeviceSet, during what: String) async {
-        var list: [DeviceIndex] = []
-        devices.forEach { list.append($0) }
-        for device in list { await pool.deviceFailed(device, during: what) }
+        if engine.isStopped { return }
+        await pool.devicesFailed(devices, during: what)
         if readOnlyReason == nil { becomeReadOnly("a disk failed during a \(what)") }
     }
 
@@ -245,5 +244,22 @@ extension Space {
         } else {
             unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
         }
+    }
+}
+
+extension Pool {
+    /// Has every failed disk recorded, one after the other.
+    func devicesFailed(_ devices: DeviceSet, during what: String) async {
+        var list: [DeviceIndex] = []
+        devices.forEach { list.append($0) }
+        for device in list { await deviceFailed(device, during: what) }
+    }
+
+    /// Runs a batch of writes or flushes outside any space's commit.
+    func runOrFail(_ io: IOBatch, during what: String) async throws(PoolError) {
+        if await io.run() { return }
+        if engine.isStopped { throw .stopped }
+        await devicesFailed(io.devices(with: .ioError), during: what)
+        throw .ioError
     }
 }

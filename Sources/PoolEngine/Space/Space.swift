@@ -140,6 +140,9 @@ public final class Space: @unchecked Sendable {
         }
     }
 
+    /// A request's legs, at most 65 runs on each of 3 copies, are numbered in 8 bits.
+    public static let minimumInterleaveBytes = 16 << 10
+
     /// Logical bytes that are mapped.
     public var mappedBytes: UInt64 { UInt64(map.mappedCount) * UInt64(Units.grainBytes) }
     public var groupRecords: [GroupRecord] { groups.records }
