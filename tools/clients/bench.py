@@ -18,6 +18,7 @@ import time
 
 import nbd
 
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 GIB = 1 << 30
 MIB = 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -63,6 +64,7 @@ class Poold:
         self.id_file = os.path.join(options.scratch, "poold.pid")
         self.core = core
         self.log = open(os.path.join(options.scratch, "poold.log"), "ab")
+        self.environment = dict(os.environ)
         self.process = None
 
     @property
@@ -88,7 +90,9 @@ class Poold:
         if self.core is not None:
             # taskset becomes poold: the id is the daemon's.
             command = pinned(self.core, command)
-        self.process = subprocess.Popen(command, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stderr=self.log, stdin=subprocess.DEVNULL, env=self.environment
+        )
         # Should this script be killed itself, whoever cleans the scratch folder finds the id here.
         with open(self.id_file, "w", encoding="ascii") as file:
             file.write(str(self.process.pid))
@@ -320,6 +324,69 @@ def print_speed(result):
         print(f"{key:64}{value:8.2f}")
 
 
+# ---------------------------------------------------------------- allocations
+
+
+def allocations(options):
+    """Counts the daemon's allocations while requests are served, with a malloc of our own."""
+    core = max(os.sched_getaffinity(0))
+    counter = os.path.join(options.scratch, "allocations.count")
+    library = os.path.join(options.scratch, "allocations.so")
+    source = os.path.join(REPOSITORY, "Benchmarks", "AllocationCounter", "allocations.c")
+    subprocess.run(["clang", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+    poold = Poold(options, "allocations", core)
+    poold.environment |= {"ALLOCATION_COUNT": counter, "LD_PRELOAD": library}
+    try:
+        poold.start()
+        disks = [os.path.join(options.disks, f"disk{number}") for number in range(2)]
+        poold.control("pool", "create", "bench", *disks, "--create-size", "4G")
+        poold.control("space", "create", "bench/mirror", "--size", "1G", "--resiliency", "mirror2")
+        uri = poold.uri("bench/mirror")
+        fio(core, ["--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m", "--iodepth=4"])
+        result = {}
+        for rw in ("randread", "randwrite"):
+            handle = connect(poold.socket, "bench/mirror")
+            turn(handle, rw, 100_000)
+            before = read_count(counter)
+            turn(handle, rw, 200_000)
+            result[rw] = (read_count(counter) - before) / 200_000
+            handle.shutdown()
+        return result
+    finally:
+        poold.stop()
+
+
+def read_count(path):
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
+def turn(handle, rw, requests):
+    """4 KiB requests at depth 32, over one connection that stays."""
+    buffers = {}
+    for index in range(requests):
+        offset = shuffled(index, SPAN_BYTES // 4096) * 4096
+        buffer = nbd.Buffer(4096)
+        if rw == "randread":
+            cookie = handle.aio_pread(buffer, offset)
+        else:
+            buffer = nbd.Buffer.from_bytearray(bytearray(index.to_bytes(8, "little") * 512))
+            cookie = handle.aio_pwrite(buffer, offset)
+        buffers[cookie] = buffer
+        while len(buffers) >= 32:
+            handle.poll(-1)
+            take_completed(handle, buffers)
+    while buffers:
+        handle.poll(-1)
+        take_completed(handle, buffers)
+
+
+def print_allocations(result):
+    print("\nAllocations of the daemon per 4 KiB request, depth 32, mirror2, steady state\n")
+    for rw, value in result.items():
+        print(f"  {rw:26} {value:8.4f}")
+
+
 # ---------------------------------------------------------------- idle
 
 
@@ -388,12 +455,13 @@ def map_grains(options):
             "rss_after_bytes": memory_bytes(poold.pid),
             "disk_bytes_used": sum(os.stat(path).st_blocks * 512 for path in disks),
         }
-        poold.stop()
-        result["clean_start_seconds"] = poold.seconds_to_serve("map/space")
-        check_some_grains(poold, grains)
-        result["rss_after_start_bytes"] = memory_bytes(poold.pid)
+        # Killed right behind the last flush: the journal is as full as it gets.
         poold.kill()
         result["start_after_kill_seconds"] = poold.seconds_to_serve("map/space")
+        check_some_grains(poold, grains)
+        result["rss_after_start_bytes"] = memory_bytes(poold.pid)
+        poold.stop()
+        result["clean_start_seconds"] = poold.seconds_to_serve("map/space")
         check_some_grains(poold, grains)
         return result
     finally:
@@ -456,8 +524,8 @@ def print_map(result):
     print(f"  memory after a start       {result['rss_after_start_bytes'] / MIB:8.1f} MiB")
     print(f"    more than empty, a grain {started / grains:8.1f} B")
     print(f"  disk space used            {result['disk_bytes_used'] / GIB:8.2f} GiB")
-    print(f"  start to first read        {result['clean_start_seconds']:8.2f} s after a stop")
-    print(f"                             {result['start_after_kill_seconds']:8.2f} s after kill -9")
+    print(f"  start to first read        {result['start_after_kill_seconds']:8.2f} s after kill -9")
+    print(f"                             {result['clean_start_seconds']:8.2f} s after a stop")
 
 
 def remove_disks(folder):
@@ -493,7 +561,7 @@ def main():
     # Ended by a signal, the daemons still are: sys.exit runs every `finally`.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "idle", "map", "all"))
+    parser.add_argument("what", choices=("speed", "allocations", "idle", "map", "all"))
     parser.add_argument("--bin", required=True)
     parser.add_argument("--scratch", required=True)
     parser.add_argument("--disks", required=True)
@@ -507,6 +575,7 @@ def main():
     try:
         for name, measure, show in (
             ("speed", speed, print_speed),
+            ("allocations", allocations, print_allocations),
             ("idle", idle, print_idle),
             ("map", map_grains, print_map),
         ):
