@@ -31,7 +31,7 @@ public final class Engine: @unchecked Sendable {
     let locks: RangeLocks
     let scratch: ScratchBuffers
     let frames: PageFrames
-    /// Devices that failed a write or a flush: nothing is read from them or sent there any more.
+    /// Devices that failed a write or a flush, or had before they were opened.
     var failedDevices = DeviceSet()
 
     /// Devices that cannot give space back: they are not asked again.

@@ -23,7 +23,9 @@ struct JournalScan {
     private var batches: [Batch] = []
 
     /// Adds what one copy of one piece holds. Batches never cross pieces.
-    mutating func add(_ piece: UnsafeRawBufferPointer, firstBlock: Int, copy: Int, lineage: Lineage) {
+    mutating func add(
+        _ piece: UnsafeRawBufferPointer, firstBlock: Int, copy: Int, lineage: Lineage
+    ) {
         var block = 0
         while block < Journal.blocksPerPiece {
             let rest = unsafe UnsafeRawBufferPointer(

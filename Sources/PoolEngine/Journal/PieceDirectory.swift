@@ -124,7 +124,11 @@ struct PieceDirectory {
         let word = Int(page) / 64
         while kinds[at].newerSlots.count <= word { kinds[at].newerSlots.append(0) }
         let bit = UInt64(1) << UInt64(page % 64)
-        if slot == 0 { kinds[at].newerSlots[word] &= ~bit } else { kinds[at].newerSlots[word] |= bit }
+        if slot == 0 {
+            kinds[at].newerSlots[word] &= ~bit
+        } else {
+            kinds[at].newerSlots[word] |= bit
+        }
     }
 }
 

@@ -147,6 +147,11 @@ extension Space {
 
     /// Regions that a finished commit has covered may be clean once this one is durable.
     private func addCleans() {
+        // Looking at every dirty region costs too much to do it for each of many small commits.
+        let isDue =
+            engine.nowNs >= nextCleaningNs || regions.marked.count > engine.limits.dirtyRegions
+        guard isDue || isClosing else { return }
+        nextCleaningNs = engine.nowNs &+ engine.limits.cleanAfterNs / 16
         let regions = self.regions.cleanable(
             completedCommits: completedCommits, nowNs: engine.nowNs,
             idleNs: isClosing ? 0 : engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)

@@ -172,7 +172,7 @@ extension Space {
             var result: [[SlabGroups.Base]] = []
             for copies in pieces {
                 for address in copies where !pool.contains(address) {
-                    throw .claimRefused(lineage: lineage, what: "it names a piece that is not there")
+                    throw .claimRefused(lineage: lineage, what: "it names a piece that does not exist")
                 }
                 result.append(
                     copies.map {

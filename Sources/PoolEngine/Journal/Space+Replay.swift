@@ -27,7 +27,8 @@ extension Space {
     /// Reads every page of a kind that is there, piece by piece, and hands over the newest valid
     /// slot of each with the batch number it is complete to.
     private func readPages(
-        _ kind: PieceKind, pieceCount: Int, _ body: (UInt32, PageImage, UInt64) throws(PoolError) -> Void
+        _ kind: PieceKind, pieceCount: Int,
+        _ body: (UInt32, PageImage, UInt64) throws(PoolError) -> Void
     ) async throws(PoolError) {
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
@@ -132,7 +133,8 @@ extension Space {
     private func isUsable(_ record: GroupRecord, id: UInt32) -> Bool {
         record.id == id && id < 1 << 24 && Int(record.copies) == copies && record.columns > 0
             && record.slabs.count == Int(record.columns) * copies
-            && Int(record.unitBytes) >= Self.minimumInterleaveBytes && record.unitBytes.nonzeroBitCount == 1
+            && Int(record.unitBytes) >= Self.minimumInterleaveBytes
+            && record.unitBytes.nonzeroBitCount == 1
             && Int(record.unitBytes) <= Units.slabBytes
             && record.slabs.allSatisfy { pool.contains($0.address) }
     }

@@ -85,11 +85,12 @@ extension Pool {
     private func attach(
         _ disk: Disk, _ record: DiskRecord, _ member: FoundMember
     ) async throws(PoolError) {
-        attach(disk)
         if record.state == .failed {
             disk.failure = "before"
             disk.isFailureRecorded = true
-        } else if !member.hasFlushed {
+        }
+        attach(disk)
+        if disk.serves && !member.hasFlushed {
             throw .writeFailed(disk: disk.name, during: "while it was opened")
         }
         do throws(PoolError) {

@@ -84,6 +84,7 @@ extension Pool {
         disk.errors.write &+= 1
         guard disk.failure == nil else { return }
         disk.failure = what
+        engine.failedDevices.insert(disk.device)
         for space in spaces where disk.holds(space.lineage) {
             space.becomeReadOnly(Self.reason(disk))
         }

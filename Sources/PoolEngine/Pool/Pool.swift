@@ -89,6 +89,9 @@ public final class Pool: @unchecked Sendable {
     // MARK: - disks
 
     func attach(_ disk: Disk) {
+        // The index may have been another disk's before.
+        disk.serves
+            ? engine.failedDevices.remove(disk.device) : engine.failedDevices.insert(disk.device)
         let number = Int(disk.number.rawValue)
         while disksByNumber.count <= number { disksByNumber.append(nil) }
         disksByNumber[number] = disk

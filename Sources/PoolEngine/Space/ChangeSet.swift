@@ -54,6 +54,15 @@ struct DeviceSet {
         }
     }
 
+    mutating func remove(_ device: DeviceIndex) {
+        var single = DeviceSet()
+        single.insert(device)
+        words = (
+            words.0 & ~single.words.0, words.1 & ~single.words.1, words.2 & ~single.words.2,
+            words.3 & ~single.words.3
+        )
+    }
+
     var isEmpty: Bool { words == (0, 0, 0, 0) }
 
     func contains(_ device: DeviceIndex) -> Bool {

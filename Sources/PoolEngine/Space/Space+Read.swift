@@ -49,9 +49,10 @@ extension Space {
         return preferred
     }
 
-    /// None of the copy's disks has failed.
+    /// None of the copy's disks has failed: one that has missed a write is never read. A single
+    /// copy has missed only what was told to be lost.
     func isReadable(_ entry: GrainMap.Entry, copy: Int) -> Bool {
-        engine.failedDevices.isDisjoint(with: devices(entry, copy: copy))
+        copies == 1 || engine.failedDevices.isDisjoint(with: devices(entry, copy: copy))
     }
 
     private func devices(_ entry: GrainMap.Entry, copy: Int) -> DeviceSet {

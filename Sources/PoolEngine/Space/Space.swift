@@ -64,6 +64,7 @@ public final class Space: @unchecked Sendable {
     var isMarkWanted = false
     var isCommitWanted = false
     var isCheckpointWanted = false
+    var nextCleaningNs: UInt64 = 0
     let commitWanted: Signal
     let commitCompleted: Signal
     let checkpointWanted: Signal
