@@ -89,7 +89,7 @@ enum Reports {
             + "interleave \(SizeText.format(space.interleaveBytes)), "
             + (space.checksums ? "checksums" : "no checksums"))
         lines.append("size:     \(SizeText.format(space.sizeBytes)), "
-            + "\(space.provisioning.rawValue), when full: \(space.whenFull.rawValue)")
+            + space.provisioning.rawValue)
         lines.append("room:     \(SizeText.format(space.mappedBytes)) mapped, "
             + "\(SizeText.format(space.allocatedBytes)) allocated with copies and metadata")
         for tier in space.tiers {

@@ -36,11 +36,8 @@ struct SpaceCreate: ParsableCommand {
     @Option(help: ArgumentHelp("thin: room is taken as it is written.", valueName: "kind"))
     var provisioning = Provisioning.thin
 
-    @Option(
-        help: ArgumentHelp(
-            "When the pool is full, a write that needs room waits (60 s) or fails at once.",
-            valueName: "wait|enospc"))
-    var whenFull = WhenFullPolicy.wait
+    /// Recorded with the space. Out of the help until a write can wait for room: it fails at once.
+    @Option(help: .hidden) var whenFull = WhenFullPolicy.wait
 
     @Flag(help: "Keep no checksums: rot on a disk goes unnoticed.")
     var noChecksums = false

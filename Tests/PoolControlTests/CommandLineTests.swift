@@ -119,7 +119,7 @@ import Testing
                 reason:   r
                 action:   a
                 layout:   mirror2, 2 columns, interleave 256 KiB, checksums
-                size:     16 B, thin, when full: wait
+                size:     16 B, thin
                 room:     4 B mapped, 8 B allocated with copies and metadata
                 on hdd:   8 B allocated
                 clients:  3
