@@ -85,8 +85,7 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
             guard begin(site, shape(.mirror2)) else { return }
             write(site, 0..<64)
             write(site, 2040..<2048)
-            flush(site)
-            site.clients.finish()
+            sync(site)
             for start in [0, 3, 11, 40] { write(site, start..<start + 16) }
             write(site, 2041..<2046)
             site.machine.drain(steps: 9)
@@ -97,8 +96,7 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
         case .overlap, .trim, .unaligned, .fua:
             write(site, 0..<256)
             write(site, 2048..<4096)
-            flush(site)
-            site.clients.finish()
+            sync(site)
         case .checkpoint:
             // Up to shortly before the journal's end.
             for round in 0..<240 {
@@ -150,7 +148,7 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
         flush(site)
         write(site, 5 * 2048..<6 * 2048)
         write(site, 300..<308, fua: true)
-        site.clients.finish()
+        sync(site)
         write(site, 6 * 2048..<6 * 2048 + 8)
         flush(site)
     }
@@ -166,8 +164,7 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
         trim(site, 35..<77)
         site.machine.drain(steps: 5)
         write(site, 2048..<2056)
-        flush(site)
-        site.clients.finish()
+        sync(site)
         zeroes(site, 0..<16)
         zeroes(site, 3 * 2048 + 9..<3 * 2048 + 30)
         write(site, 4 * 2048..<5 * 2048)
@@ -189,7 +186,7 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
             return
         }
         write(site, 0..<64)
-        flush(site)
+        sync(site)
         guard site.createSpace("b", shape(.simple, columns: 2)), site.addDisk(3) else { return }
         write(site, 0..<64, space: 1)
         site.clients.finish()
@@ -238,7 +235,7 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
         write(site, 8 * 300 + 5..<8 * 302 + 3)
         write(site, 5 * 2048 + 2..<5 * 2048 + 5, fua: true)
         trim(site, 4..<13)
-        site.clients.finish()
+        sync(site)
         write(site, 6..<7)
         zeroes(site, 20..<41)
         flush(site)
@@ -265,6 +262,13 @@ public enum ExhaustiveWorkload: String, CaseIterable, Sendable {
 
     private func flush(_ site: Site, space: Int = 0) {
         submit(site, .flush, [], space, 0..<0)
+    }
+
+    /// Everything acknowledged, then durable.
+    private func sync(_ site: Site) {
+        site.clients.finish()
+        flush(site)
+        site.clients.finish()
     }
 
     private func submit(

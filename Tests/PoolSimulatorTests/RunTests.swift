@@ -58,3 +58,55 @@ import Testing
         #expect(MutantRun().run("no such mutant") == nil)
     }
 }
+
+@Suite struct RotTests {
+    /// A mirror with one written block, and where its copies lie.
+    private func mirror() throws -> (site: Site, places: [(disk: Int, offset: UInt64)]) {
+        let disks = (0..<2).map {
+            SimulatedDisk(
+                sizeBytes: 1 << 30, sectorBytes: 512, supportsDiscard: true, seed: UInt64($0))
+        }
+        let site = Site(
+            Machine(disks: disks, limits: ExhaustiveWorkload.overlap.limits, seed: 3))
+        site.machine.boot()
+        let shape = SpaceShape(
+            sizeBytes: 4 << 20, resiliency: .mirror2, columns: 1, interleaveBytes: 64 << 10,
+            checksums: true, whenFull: .enospc)
+        try #require(site.createPool(disks: [0, 1]))
+        try #require(site.createSpace("a", shape))
+        site.clients.submit(.write, space: 0, sectors: 0..<8)
+        site.clients.finish()
+        var expected = [UInt8](repeating: 0, count: 4096)
+        unsafe expected.withUnsafeMutableBytes {
+            unsafe site.clients.spaces[0].model.stamp(1, sectors: 0..<8, into: $0)
+        }
+        var places: [(Int, UInt64)] = []
+        for disk in site.machine.disks.indices {
+            for offset in stride(from: UInt64(0), to: 1 << 30, by: 1 << 20)
+            where site.machine.disks[disk].contents(offset, 4096) == expected {
+                places.append((disk, offset))
+            }
+        }
+        try #require(places.count == 2)
+        return (site, places)
+    }
+
+    @Test(arguments: [0, 1]) func oneRottenCopyIsReadFromTheOther(_ copy: Int) throws {
+        let (site, places) = try mirror()
+        site.machine.disks[places[copy].disk].corrupt(places[copy].offset + 700, [0x55, 0xaa])
+        site.clients.submit(.read, space: 0, sectors: 0..<8)
+        site.clients.finish()
+        #expect(site.machine.violation == nil)
+    }
+
+    @Test func rotOfBothCopiesIsAnErrorAndNeverData() throws {
+        let (site, places) = try mirror()
+        for place in places {
+            site.machine.disks[place.disk].corrupt(place.offset + 700, [0x55, 0xaa])
+        }
+        site.clients.submit(.read, space: 0, sectors: 0..<8)
+        site.clients.finish()
+        let violation = try #require(site.machine.violation)
+        #expect(violation.contains("ioError"))
+    }
+}
