@@ -8,8 +8,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case acknowledgeBeforeFlush
     /// A valid block is overwritten without a durable dirty mark on its region.
     case forgetDirtyMark
-    /// Overlapping writes are not ordered.
-    case ignoreOverlap
+    /// A checkpoint writes values that are not durable yet.
+    case checkpointFromMemory
     /// Journal batches retire before the pages that hold them are flushed.
     case retireEarly
     /// A freed grain is reused before its unmapping is durable.

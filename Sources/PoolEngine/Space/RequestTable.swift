@@ -177,8 +177,7 @@ final class RangeLocks: @unchecked Sendable {
     }
 
     private func conflict(_ a: RequestRecord, _ b: RequestRecord) -> Bool {
-        if Mutant.isActive(.ignoreOverlap) { return false }
-        return a.grain == b.grain && (a.writes || b.writes)
+        a.grain == b.grain && (a.writes || b.writes)
             && a.firstBlock < b.firstBlock + b.blockCount
             && b.firstBlock < a.firstBlock + a.blockCount
     }
