@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import signal
 import statistics
 import subprocess
@@ -216,11 +217,15 @@ def measure_nbd(core, uri, pid, rw, seconds):
 
 
 def measure_raw(core, path, rw, seconds):
+    # All of fio's threads: what it reports itself leaves out the kernel's I/O workers, which the
+    # servers' figures contain.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     arguments = ["--ioengine=io_uring", "--direct=1", f"--filename={path}"]
     job = fio(core, [*arguments, f"--rw={rw}", "--bs=4k", "--iodepth=32"], seconds)
     side = job["read" if rw == "randread" else "write"]
-    share = (job["usr_cpu"] + job["sys_cpu"]) / 100
-    return {"iops": side["iops"], "cpu_us": share * 1e6 / side["iops"]}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"iops": side["iops"], "cpu_us": used * 1e6 / max(1, side["total_ios"])}
 
 
 def speed(options):
