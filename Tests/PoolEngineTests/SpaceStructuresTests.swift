@@ -107,7 +107,7 @@ struct SlabGroupsTests {
         #expect(groups.freeGrains == 0 && groups.removeEmpty().isEmpty)
         for raw in taken { groups.release(GrainMap.Entry(rawValue: raw)) }
         #expect(groups.removeEmpty().map(\.id) == [0])
-        #expect(groups.freeGrains == 0 && groups.allocate() == nil && groups.nextID == 1)
+        #expect(groups.freeGrains == 0 && groups.allocate() == nil && groups.nextID == 0)
     }
 
     private static func groups(columns: Int, copies: Int, unitBytes: Int) -> SlabGroups {

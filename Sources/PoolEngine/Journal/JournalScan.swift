@@ -21,6 +21,7 @@ struct JournalScan {
     }
 
     private var batches: [Batch] = []
+    private static let sequenceLimit: UInt64 = 1 << 62
 
     /// Adds what one copy of one piece holds. Batches never cross pieces.
     mutating func add(
@@ -44,6 +45,8 @@ struct JournalScan {
     private mutating func note(
         _ batch: BatchDecoder, bytes: [UInt8], firstBlock: Int, copy: Int
     ) {
+        // Sound bytes may still be nonsense: what follows counts on from these numbers.
+        guard batch.header.sequence < Self.sequenceLimit else { return }
         let bit = UInt8(1) << UInt8(copy)
         for index in batches.indices
         where batches[index].firstBlock == firstBlock

@@ -86,6 +86,9 @@ extension Space {
         }
         for (sequence, record) in records {
             guard case .pieceGranted(let slot, let entry) = record else { continue }
+            guard isUsable(entry, slot: slot) else {
+                throw .claimRefused(lineage: lineage, what: "piece \(slot) cannot be")
+            }
             found[slot] = entry
             pieces.markDirty(
                 .directory, UInt32(DirectoryPage.place(ofSlot: slot).page), since: sequence)
@@ -93,8 +96,29 @@ extension Space {
         let resolver = Resolver(pool: pool, lineage: lineage)
         for slot in found.keys.sorted() {
             guard let entry = found[slot] else { continue }
+            guard isUsable(entry, slot: slot) else {
+                throw .claimRefused(lineage: lineage, what: "piece \(slot) cannot be")
+            }
             pieces.add(entry, slot: slot, bases: try resolver.bases([entry.copies])[0])
         }
+    }
+
+    /// What the directory's tables are sized by: sound bytes may still name a piece past the end.
+    private func isUsable(_ entry: DirectoryEntry, slot: UInt32) -> Bool {
+        let grainsPerPage: UInt64
+        switch entry.kind {
+        case .map: grainsPerPage = UInt64(MapPage.entriesPerPage)
+        case .checksum: grainsPerPage = UInt64(ChecksumPage.grainsPerPage)
+        case .dirty: grainsPerPage = UInt64(DirtyPage.regionsPerPage * Units.grainsPerRegion)
+        // Every group but one that was just granted has a grain.
+        case .group: grainsPerPage = UInt64(GroupPage.recordsPerPage)
+        case nil, .root, .journal, .directory, .missed, .pins, .heat: return false
+        }
+        let pages = UInt64(map.grainCount) / grainsPerPage + 1
+        let pieceLimit = pages / UInt64(MetadataPage.pagesPerPiece) + 1
+        let directoryPages = pieces.rootDirectory.count * MetadataPage.pagesPerPiece
+        return UInt64(entry.index) < pieceLimit
+            && DirectoryPage.place(ofSlot: slot).page < UInt64(directoryPages)
     }
 
     func recoverGroups(_ records: Replayed) async throws(PoolError) {
@@ -129,9 +153,12 @@ extension Space {
         }
     }
 
+    /// More than a space of the largest size has.
+    private static let groupLimit: UInt32 = 1 << 22
+
     /// What the address arithmetic relies on.
     private func isUsable(_ record: GroupRecord, id: UInt32) -> Bool {
-        record.id == id && id < 1 << 24 && Int(record.copies) == copies && record.columns > 0
+        record.id == id && id < Self.groupLimit && Int(record.copies) == copies && record.columns > 0
             && record.slabs.count == Int(record.columns) * copies
             && Int(record.unitBytes) >= Self.minimumInterleaveBytes
             && record.unitBytes.nonzeroBitCount == 1

@@ -86,7 +86,9 @@ struct SlabGroups {
     private(set) var freeGrains = 0
     private var allocating = 0
 
-    var nextID: UInt32 { UInt32(groups.count) }
+    /// The lowest id that no group has: so ids stay below the number of groups there ever are at
+    /// a time, and the pages that hold them few.
+    var nextID: UInt32 { UInt32(groups.firstIndex { $0 == nil } ?? groups.count) }
     var records: [GroupRecord] { groups.compactMap { $0?.record } }
     subscript(_ id: UInt32) -> Group? { Int(id) < groups.count ? groups[Int(id)] : nil }
 
