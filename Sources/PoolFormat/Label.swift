@@ -17,8 +17,8 @@
 /// 3. Both copies say the same, except while they are rewritten; the higher sequence is right.
 ///
 /// Write order: head, flush, tail, flush. A crash leaves at least one whole copy, and both name the
-/// same pool and disk. When a disk is first labelled the tail goes last: a disk whose labels are
-/// not both there was never part of a configuration, which is written after them.
+/// same pool and disk. A new disk is labelled last, behind its tables and a first configuration: one
+/// without a label belongs to no pool, whatever else lies on it.
 public struct Label: Hashable, Sendable {
     public var poolUUID: PoolUUID
     public var diskUUID: PoolUUID
