@@ -92,6 +92,9 @@ public final class Pool: @unchecked Sendable {
         // The index may have been another disk's before.
         disk.serves
             ? engine.failedDevices.remove(disk.device) : engine.failedDevices.insert(disk.device)
+        disk.description.supportsDiscard
+            ? engine.discardRefused.remove(disk.device)
+            : engine.discardRefused.insert(disk.device)
         let number = Int(disk.number.rawValue)
         while disksByNumber.count <= number { disksByNumber.append(nil) }
         disksByNumber[number] = disk
@@ -139,11 +142,6 @@ public final class Pool: @unchecked Sendable {
     func offset(_ piece: PieceAddress) -> UInt64 {
         guard let disk = disk(piece.disk) else { preconditionFailure("a disk that is not here") }
         return disk.layout.pieceOffset(slab: piece.slab, piece: piece.piece)
-    }
-
-    /// Whether a discard may give space back; the device may still refuse one.
-    func supportsDiscard(_ device: DeviceIndex) -> Bool {
-        disk(of: device)?.description.supportsDiscard ?? false
     }
 
     /// The disks for the metadata of a new space: the most room first, at most `copies`.

@@ -147,8 +147,6 @@ public final class Space: @unchecked Sendable {
     /// Logical bytes that are mapped.
     public var mappedBytes: UInt64 { UInt64(map.mappedCount) * UInt64(Units.grainBytes) }
     public var groupRecords: [GroupRecord] { groups.records }
-    /// Pieces of its own metadata, copies not counted twice.
-    public var metadataPieceCount: Int { pieces.count }
 
     // MARK: - requests come in
 
