@@ -170,7 +170,7 @@ final class Clients {
         _ sectors: Range<Int>
     ) -> UInt32 {
         switch kind {
-        case .read: spaces[index].model.submitRead()
+        case .read, .blockStatus, .cache: spaces[index].model.submitRead()
         case .flush: spaces[index].model.submitFlush()
         case .write:
             spaces[index].model.submitWrite(sectors: sectors, fua: flags.contains(.fua))
@@ -198,6 +198,7 @@ final class Clients {
             spaces[index].model.replyFlush(request.number, ok: ok)
         case .write, .trim, .writeZeroes:
             spaces[index].model.replyChange(request.number, ok: ok)
+        case .blockStatus, .cache: spaces[index].model.failRead(request.number)
         case .read:
             guard ok, let buffer = request.buffer, let engine = machine.engine else {
                 return spaces[index].model.failRead(request.number)

@@ -1,7 +1,8 @@
 /// What a client (an NBD connection, the simulator's client) asks of a space.
 ///
-/// A request never crosses a grain (1 MiB) boundary: ``GrainPieces`` cuts larger ones. Offsets and
-/// lengths are multiples of 512. The payload lies in the arena so that block boundaries fall on
+/// A request never crosses a grain (1 MiB) boundary: ``GrainPieces`` cuts larger ones; only a
+/// ``Kind/blockStatus`` may. Offsets and lengths are multiples of 512. The payload of a read or a
+/// write lies in the arena so that block boundaries fall on
 /// page boundaries: byte `offsetBytes` of the space is at
 /// `bufferOffset + Int(offsetBytes % 4096)`, `bufferOffset` is 4 KiB aligned, and the buffer holds
 /// every 4 KiB block the request touches, whole (the engine fills and uses the edges).
@@ -14,6 +15,10 @@ public struct SpaceRequest: Sendable {
         case writeZeroes
         /// Makes durable every write acknowledged before it, of every client; no range.
         case flush
+        /// What lies at the start of the range: the reply's ``SpaceReply/extent``.
+        case blockStatus
+        /// Brings the range's metadata into memory, so that a read of it costs one disk access.
+        case cache
     }
 
     public struct Flags: OptionSet, Sendable {
@@ -70,9 +75,29 @@ public enum RequestStatus: UInt8, Sendable {
 public struct SpaceReply: Sendable {
     public var cookie: UInt64
     public var status: RequestStatus
-    public init(cookie: UInt64, status: RequestStatus) {
+    /// Of a ``SpaceRequest/Kind/blockStatus`` that succeeded; empty for everything else.
+    public var extent: SpaceExtent
+    public init(cookie: UInt64, status: RequestStatus, extent: SpaceExtent = SpaceExtent()) {
         self.cookie = cookie
         self.status = status
+        self.extent = extent
+    }
+}
+
+/// A run of addresses of one kind, from the start of a ``SpaceRequest/Kind/blockStatus``.
+///
+/// It ends no later than the request. A run of unmapped addresses may span grains, any other ends
+/// with its grain, so the next may be of the same kind.
+public struct SpaceExtent: Hashable, Sendable {
+    public var lengthBytes: UInt32
+    /// Room of the pool is taken up for it.
+    public var isMapped: Bool
+    /// Never written, or trimmed: exact to the 4 KiB block.
+    public var readsAsZeros: Bool
+    public init(lengthBytes: UInt32 = 0, isMapped: Bool = false, readsAsZeros: Bool = false) {
+        self.lengthBytes = lengthBytes
+        self.isMapped = isMapped
+        self.readsAsZeros = readsAsZeros
     }
 }
 

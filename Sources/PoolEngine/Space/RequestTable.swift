@@ -44,6 +44,8 @@ enum RequestKind: UInt8 {
     /// Part of one block is zeroed: a write, unless the block is UNWRITTEN already.
     case zeroEdge
     case flush
+    case blockStatus
+    case cache
 }
 
 /// One request under way. Plain data: the table's memory is never initialised field by field.
@@ -81,7 +83,12 @@ struct RequestRecord {
     /// Head or tail lies within a block.
     var headIsPartial: Bool { offsetBytes % 4096 != 0 }
     var tailIsPartial: Bool { (offsetBytes + UInt64(lengthBytes)) % 4096 != 0 }
-    var writes: Bool { kind != .read }
+    var writes: Bool {
+        switch kind {
+        case .write, .trim, .zero, .zeroEdge: true
+        case .read, .blockStatus, .cache, .flush: false
+        }
+    }
 }
 
 /// Every request record of a shard, in one block of memory made at the start.

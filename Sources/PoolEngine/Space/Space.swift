@@ -5,7 +5,8 @@ import PoolFormat
 /// A request's way, in the order of the files:
 ///
 ///     submit ─► RangeLocks ─► Space+Prepare (settled? mapped? values loaded? marked? room?)
-///        ─► Space+Read / Space+Write / Space+Trim ─► legs at the devices ─► finish
+///        ─► Space+Read / Space+Write / Space+Trim / Space+BlockStatus
+///        ─► legs at the devices ─► finish
 ///        ─► (FUA, FLUSH) Journal/Space+Commit ─► reply
 ///
 /// What is true at any moment:
@@ -168,6 +169,8 @@ public final class Space: @unchecked Sendable {
         case .trim: enterRange(take(.trim, request))
         case .writeZeroes:
             enterRange(take(request.flags.contains(.noHole) ? .zero : .trim, request))
+        case .blockStatus: submitBlockStatus(request)
+        case .cache: enter(take(.cache, request))
         }
     }
 
@@ -178,10 +181,10 @@ public final class Space: @unchecked Sendable {
         let grain = UInt64(Units.grainBytes)
         return length > 0 && length % 512 == 0 && request.offsetBytes % 512 == 0
             && request.offsetBytes <= sizeBytes && length <= sizeBytes - request.offsetBytes
-            && request.offsetBytes % grain + length <= grain
+            && (request.kind == .blockStatus || request.offsetBytes % grain + length <= grain)
     }
 
-    private func take(_ kind: RequestKind, _ request: SpaceRequest) -> RequestIndex {
+    func take(_ kind: RequestKind, _ request: SpaceRequest) -> RequestIndex {
         let index = table.take()
         table[index].space = handle.index
         table[index].kind = kind
@@ -230,6 +233,8 @@ public final class Space: @unchecked Sendable {
         case .write: prepareWrite(request)
         case .trim, .zero: prepareTrim(request)
         case .zeroEdge: prepareZeroEdge(request)
+        case .blockStatus: prepareBlockStatus(request)
+        case .cache: prepareCache(request)
         case .flush: preconditionFailure("a flush has no range")
         }
     }
@@ -250,7 +255,9 @@ public final class Space: @unchecked Sendable {
     // MARK: - requests go out
 
     /// The range is done: lets those behind it go on, and waits for durability where asked.
-    func finish(_ request: RequestIndex, _ status: RequestStatus) {
+    func finish(
+        _ request: RequestIndex, _ status: RequestStatus, extent: SpaceExtent = SpaceExtent()
+    ) {
         engine.locks.leave(request, runnable: &engine.runnable)
         giveScratch(request)
         if table[request].parent != .none {
@@ -259,7 +266,7 @@ public final class Space: @unchecked Sendable {
             table[request].state = .committing
             waitForCommit(request)
         } else {
-            reply(request, status)
+            reply(request, status, extent: extent)
         }
     }
 
@@ -270,8 +277,11 @@ public final class Space: @unchecked Sendable {
         table[request].tailScratch = -1
     }
 
-    func reply(_ request: RequestIndex, _ status: RequestStatus) {
-        engine.replies.append(SpaceReply(cookie: table[request].cookie, status: status))
+    func reply(
+        _ request: RequestIndex, _ status: RequestStatus, extent: SpaceExtent = SpaceExtent()
+    ) {
+        engine.replies.append(
+            SpaceReply(cookie: table[request].cookie, status: status, extent: extent))
         table.give(request)
         inFlight -= 1
         if inFlight == 0 { idle.fire() }

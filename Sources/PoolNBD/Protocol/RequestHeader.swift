@@ -66,7 +66,7 @@ public struct RequestHeader: Hashable, Sendable {
         }
         var engineFlags: SpaceRequest.Flags = []
         switch kind {
-        case .read: break
+        case .read, .blockStatus, .cache: break
         case .flush: return .proceed(kind, [])
         case .write, .trim, .writeZeroes:
             if flags & Wire.CommandFlag.fua != 0 { engineFlags.insert(.fua) }
@@ -81,7 +81,7 @@ public struct RequestHeader: Hashable, Sendable {
         let writes: Bool
         let beyondTheEnd: NBDError
         switch kind {
-        case .read: (writes, beyondTheEnd) = (false, .invalid)
+        case .read, .blockStatus, .cache: (writes, beyondTheEnd) = (false, .invalid)
         case .trim: (writes, beyondTheEnd) = (true, .invalid)
         case .write, .writeZeroes: (writes, beyondTheEnd) = (true, .noSpace)
         case .flush: return offsetBytes == 0 && lengthBytes == 0 ? nil : .invalid
@@ -93,7 +93,7 @@ public struct RequestHeader: Hashable, Sendable {
         switch kind {
         case .read, .write:
             return length > NBDLimits.maximumPayloadBytes ? .invalid : nil
-        case .trim, .writeZeroes, .flush:
+        case .trim, .writeZeroes, .flush, .blockStatus, .cache:
             return nil
         }
     }

@@ -82,7 +82,7 @@ extension Connection {
             requests[at].isReceiving = true
             writeRequest = record
             intake = .payload
-        case .read, .trim, .writeZeroes:
+        case .read, .trim, .writeZeroes, .blockStatus, .cache:
             requests[at].isLong = isLong(header)
             issue(record)
         }
