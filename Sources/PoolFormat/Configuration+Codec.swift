@@ -17,7 +17,8 @@ extension Configuration {
         writer.u32(exported ? Self.exportedFlag : 0)
         writer.u64(nextLineage)
         writer.u64(nextGeneration)
-        writer.zeros(Self.recordsOffset - writer.offset)
+        settings.encode(into: &writer)
+        precondition(writer.offset == Self.recordsOffset)
         writer.text(poolName)
         for disk in disks { disk.encode(into: &writer) }
         for space in spaces { space.encode(into: &writer) }
@@ -66,14 +67,14 @@ extension Configuration {
         guard flags & ~exportedFlag == 0 else { throw outOfRange("flags", UInt64(flags)) }
         let nextLineage = try reader.u64()
         let nextGeneration = try reader.u64()
-        try reader.reserved(recordsOffset - reader.offset)
+        let settings = try PoolSettings.decode(from: &reader)
         var configuration = Configuration(
             poolUUID: try header.poolUUID(),
             poolName: try reader.text("pool name", limit: nameLimitBytes),
             version: ConfigurationVersion(poolEpoch: header.index, sequence: header.sequence),
             nextDiskNumber: nextDiskNumber, nextLineage: nextLineage,
             nextGeneration: nextGeneration, exported: flags & exportedFlag != 0, disks: [],
-            spaces: [], voters: [], departures: [])
+            spaces: [], voters: [], departures: [], settings: settings)
         for _ in 0..<diskCount {
             configuration.disks.append(try DiskRecord.decode(from: &reader))
         }

@@ -14,6 +14,7 @@ extension Configuration {
         try Self.check(voters.count, "voters", Self.diskLimit)
         try Self.check(departures.count, "departures", Self.departureLimit)
         try poolName.checkFits(Self.nameLimitBytes, .configuration, "pool name")
+        try settings.validate()
         try validateDisks()
         try validateSpaces()
         var seen: Set<DiskNumber> = []

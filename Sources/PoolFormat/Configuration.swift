@@ -6,12 +6,14 @@
 ///     +--------+--------+--------+------------+-----------+-----------+
 ///     | disks  | spaces | voters | departures | next disk | flags     |
 ///     +--------+--------+--------+------------+-----------+-----------+
-///     | next lineage    | next generation     | zero (24)             |
+///     | next lineage    | next generation     | settings (24)         |
 ///     +-----------------+---------------------+-----------------------+ 128
 ///     | pool name, disks, spaces, voters, departures, as counted, packed |
 ///     +-------------------------------------------------------------------+ length
 ///     zeros to the next 4 KiB; behind that the slot holds what it held
 ///
+///     settings: | notice 1 | warning 1 | critical 1 | compaction 1 | zero 20 |
+///               (percentages, 0 0 0: by default; compaction 0: by default, 1: on, 2: off)
 ///     disk:   | number 2 | media 1 | state 1 | zero 4 | UUID 16 | size 8 | zero 16 |
 ///             | enclosure | node | rack | path hint |        (texts: length 2, UTF-8)
 ///     space:  | lineage 8 | size 8 | resiliency 1 | copies 1 | columns 2 | interleave 4 |
@@ -46,11 +48,13 @@ public struct Configuration: Hashable, Sendable {
     public var spaces: [SpaceRecord]
     public var voters: [DiskNumber]
     public var departures: [Departure]
+    public var settings: PoolSettings
 
     public init(
         poolUUID: PoolUUID, poolName: String, version: ConfigurationVersion, nextDiskNumber: UInt16,
         nextLineage: UInt64, nextGeneration: UInt64, exported: Bool, disks: [DiskRecord],
-        spaces: [SpaceRecord], voters: [DiskNumber], departures: [Departure]
+        spaces: [SpaceRecord], voters: [DiskNumber], departures: [Departure],
+        settings: PoolSettings = PoolSettings()
     ) {
         self.poolUUID = poolUUID
         self.poolName = poolName
@@ -63,6 +67,7 @@ public struct Configuration: Hashable, Sendable {
         self.spaces = spaces
         self.voters = voters
         self.departures = departures
+        self.settings = settings
     }
 }
 

@@ -65,6 +65,10 @@ import Testing
             { $0.spaces[0].root += $0.spaces[0].root }, { $0.voters.append(DiskNumber(3)) },
             { $0.disks[0].rack = String(repeating: "r", count: 65) },
             { $0.spaces[0].readOnlyReason = String(repeating: "r", count: 129) },
+            { $0.settings.chosenThresholds?.notice = 0 },
+            { $0.settings.chosenThresholds?.notice = 80 },
+            { $0.settings.chosenThresholds?.warning = 90 },
+            { $0.settings.chosenThresholds?.critical = 101 },
         ]
         for (number, change) in changes.enumerated() {
             var value = Sample.configuration
@@ -88,6 +92,39 @@ import Testing
             guard case .tooMany = error else {
                 Issue.record("\(String(describing: error))")
                 continue
+            }
+        }
+    }
+
+    @Test func `A configuration from before there were settings reads as all by default`() throws {
+        let memory = Memory(Specimen.configuration.bytes)
+        for offset in 104..<108 {
+            unsafe memory.bytes.storeBytes(of: 0, toByteOffset: offset, as: UInt8.self)
+        }
+        reseal(memory)
+        let settings = try unsafe Configuration.decode(memory.readOnly).settings
+        #expect(settings == PoolSettings())
+        #expect(settings.thresholds == .init(notice: 70, warning: 85, critical: 95))
+        #expect(settings.compaction)
+    }
+
+    /// Each byte of the settings, every value: read back as it was written, or refused.
+    @Test func `Settings out of their bounds are refused`() throws {
+        for offset in 104..<108 {
+            for byte: UInt8 in 0...255 {
+                let memory = Memory(Specimen.configuration.bytes)
+                unsafe memory.bytes.storeBytes(of: byte, toByteOffset: offset, as: UInt8.self)
+                reseal(memory)
+                let isRead = (try? unsafe Configuration.decode(memory.readOnly)) != nil
+                // The sample's thresholds are 60, 80, 90; its compaction is off.
+                let isValid =
+                    switch offset {
+                    case 104: (1..<80).contains(byte)
+                    case 105: (61..<90).contains(byte)
+                    case 106: (81...100).contains(byte)
+                    default: byte <= 2
+                    }
+                #expect(isRead == isValid, "byte \(byte) at \(offset)")
             }
         }
     }

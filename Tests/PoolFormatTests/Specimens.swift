@@ -55,7 +55,10 @@ enum Sample {
                 owner: "node-a")
         ],
         voters: [DiskNumber(3), DiskNumber(6)],
-        departures: [Departure(disk: DiskNumber(6), lineage: lineage, generation: 0x99)])
+        departures: [Departure(disk: DiskNumber(6), lineage: lineage, generation: 0x99)],
+        settings: PoolSettings(
+            chosenThresholds: .init(notice: 60, warning: 80, critical: 90),
+            chosenCompaction: false))
 
     static let fences = FenceTable(
         poolUUID: pool, disk: DiskNumber(0x0304), sequence: sequence,
