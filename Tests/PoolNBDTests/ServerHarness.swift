@@ -64,7 +64,7 @@ final class MemorySpace {
             unsafe bytes.withUnsafeMutableBytes { target in
                 unsafe _ = memset(target.baseAddress! + start, 0, count)
             }
-        case .flush: break
+        case .flush, .blockStatus, .cache: break
         }
         return .ok
     }

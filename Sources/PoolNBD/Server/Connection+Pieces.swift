@@ -15,7 +15,7 @@ extension Connection {
                 requests[Int(record)].isLong && requests[Int(record)].kind == .read
                 ? 1 << 20
                 : Piece.bufferBytes(offsetBytes: next.offsetBytes, lengthBytes: next.lengthBytes)
-        case .trim, .writeZeroes, .flush: break
+        case .trim, .writeZeroes, .flush, .blockStatus, .cache: break
         }
         let piece = takePiece(record, bufferBytes: bufferBytes)
         guard piece >= 0 else { return -1 }
@@ -128,7 +128,7 @@ extension Connection {
             note(NBDError(status), record)
         }
         switch requests[at].kind {
-        case .write, .trim, .writeZeroes, .flush:
+        case .write, .trim, .writeZeroes, .flush, .blockStatus, .cache:
             release(piece)
             advance(record)
         case .read:
