@@ -1,0 +1,247 @@
+#!/usr/bin/python3
+"""Cuts the power of a pool's disks under load, again and again, and checks what a FLUSH promised.
+
+    power_cut.py --bin DIR --scratch DIR --plugin volatile_disk.so [--rounds N | --minutes M]
+                 [--resiliency simple|mirror2] [--seed N] [--lie N]
+
+The disks are tools/powercut/volatile_disk.c in nbdkit, each mounted as a file by nbdfuse: what was
+not flushed is in their memory, and a cut takes it away on all disks in one instant, but for a
+random part. Each round writes stamped sectors over several connections (a flush on one covers the
+others), cuts the power in the middle, sometimes again while poold recovers, and reads everything
+back. A sector may hold the version that was last made durable, or any version written after it;
+nothing else, and the same one at every read.
+
+With --lie N a FLUSH forgets one sector in N. Then the run has to fail: it exits 1.
+The seed decides the work and the disks' luck; where a cut lands in it is up to the machine.
+"""
+
+import argparse
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import nbd
+
+from crash_loop import Client, Daemon, Violation
+
+DISKS = 3
+SPACES = 2
+
+
+class Bench:
+    """The disks and their switch: one nbdkit, and an nbdfuse for each disk."""
+
+    def __init__(self, scratch, plugin, seed, lie):
+        self.scratch = scratch
+        self.socket = os.path.join(scratch, "disks.sock")
+        self.plugin = [os.path.abspath(plugin), f"seed={seed}", f"lie={lie}"]
+        self.processes = []
+        self.mounts = []
+        self.disks = []
+        self.switch = None
+        self.log = open(os.path.join(scratch, "disks.log"), "ab")
+
+    def start(self):
+        names = [f"disk{number}" for number in range(DISKS)]
+        media = [os.path.join(self.scratch, name) for name in names]
+        for medium in media:
+            with open(medium, "xb") as file:
+                file.truncate(2 << 30)
+        arguments = self.plugin + [f"disk={medium}" for medium in media]
+        self.run(["nbdkit", "-f", "-t", "32", "-U", self.socket, *arguments], "nbdkit.pid")
+        self.wait_for(self.socket)
+        for name in names:
+            mount = os.path.join(self.scratch, "mounted-" + name)
+            os.mkdir(mount)
+            self.mounts.append(mount)
+            self.disks.append(os.path.join(mount, "disk"))
+            uri = f"nbd+unix:///{name}?socket={self.socket}"
+            self.run(["nbdfuse", self.disks[-1], uri], f"nbdfuse-{name}.pid")
+        for disk in self.disks:
+            self.wait_for(disk)
+        self.switch = nbd.NBD()
+        self.switch.set_export_name("switch")
+        self.switch.connect_unix(self.socket)
+
+    def run(self, command, record):
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+        )
+        self.processes.append(process)
+        with open(os.path.join(self.scratch, record), "w", encoding="ascii") as file:
+            file.write(str(process.pid))
+
+    def wait_for(self, path):
+        deadline = time.monotonic() + 30
+        while not os.path.exists(path):
+            if time.monotonic() > deadline or self.processes[-1].poll() is not None:
+                raise Violation(f"{path} did not appear, see {self.log.name}")
+            time.sleep(0.02)
+
+    def turn(self, word):
+        self.switch.pwrite(word.encode().ljust(512, b"\0"), 0)
+
+    def report(self):
+        """What the last cut did: sectors kept and lost, over all disks."""
+        text = bytes(self.switch.pread(512, 0)).rstrip(b"\0").decode()
+        rows = [line.split() for line in text.splitlines()]
+        return sum(int(row[2]) for row in rows), sum(int(row[4]) for row in rows)
+
+    def wait_until_unused(self):
+        """Until the kernel has let go of the last request of the daemon that was killed."""
+        deadline = time.monotonic() + 60
+        for disk in self.disks:
+            with open(disk, "rb", buffering=0) as file:
+                while True:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() > deadline:
+                            raise Violation(f"{disk} is still in use after 60 s") from None
+                        time.sleep(0.01)
+
+    def stop(self):
+        """Takes everything down, in whatever state it is; a hung switch is released first."""
+        for word in ("drain", "on"):
+            try:
+                if self.switch is not None:
+                    self.turn(word)
+            except nbd.Error:
+                pass
+        # nbdkit waits for its connections to end.
+        self.switch = None
+        for mount in self.mounts:
+            self.unmount(mount)
+        for process in reversed(self.processes):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def unmount(self, mount):
+        """Waits a little for the last user to go, then detaches it from under whoever is left."""
+        deadline = time.monotonic() + 10
+        while os.path.ismount(mount):
+            flags = "-u" if time.monotonic() < deadline else "-uz"
+            subprocess.run(["fusermount3", flags, mount], check=False, capture_output=True)
+            time.sleep(0.02)
+
+
+class Loop:
+    """The daemon on those disks, and the clients that remember what it promised."""
+
+    def __init__(self, options, dice, bench):
+        self.dice = dice
+        self.bench = bench
+        self.daemon = Daemon(options.bin, options.scratch)
+        self.clients = [
+            Client(self.daemon, f"cut/space{number}", number + 1, random.Random(dice.random()))
+            for number in range(SPACES)
+        ]
+        self.resiliency = options.resiliency
+        self.cuts = self.kept = self.lost = 0
+
+    def prepare(self):
+        self.daemon.start()
+        self.daemon.wait_until_ready()
+        self.must("pool", "create", "cut", *self.bench.disks)
+        for client in self.clients:
+            self.must(
+                "space", "create", client.export, "--size", "1G", "--resiliency", self.resiliency
+            )
+            client.connect()
+
+    def must(self, *arguments):
+        done = self.daemon.control(*arguments)
+        if done.returncode != 0:
+            raise Violation(f"poolctl {' '.join(arguments)}: {done.stderr.strip()}")
+
+    def lose_power(self):
+        """The disks first: nothing the daemon does between that and its end reaches them."""
+        self.bench.turn("cut")
+        self.daemon.process.send_signal(signal.SIGKILL)
+        self.bench.turn("drain")
+        self.daemon.process.wait()
+        self.bench.wait_until_unused()
+        self.bench.turn("on")
+        kept, lost = self.bench.report()
+        self.cuts += 1
+        self.kept += kept
+        self.lost += lost
+
+    def round(self):
+        busy_until = time.monotonic() + self.dice.uniform(0.05, 1.5)
+        while time.monotonic() < busy_until:
+            for client in self.clients:
+                client.keep_busy()
+        self.lose_power()
+        for client in self.clients:
+            client.drop_connections()
+        while self.dice.random() < 0.4:
+            self.daemon.start()
+            time.sleep(self.dice.uniform(0, 0.4))
+            self.lose_power()
+        self.daemon.start()
+        self.daemon.wait_until_ready()
+        for client in self.clients:
+            try:
+                client.verify()
+            except (Violation, nbd.Error) as problem:
+                raise Violation(f"{client.export}: {problem}") from problem
+
+
+def main():
+    # Ended by a signal, everything that was started still is: sys.exit runs every `finally`.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bin", required=True, help="where poold and poolctl are")
+    parser.add_argument("--scratch", required=True, help="an empty folder")
+    parser.add_argument("--plugin", required=True, help="volatile_disk.so")
+    parser.add_argument("--resiliency", default="mirror2", choices=["simple", "mirror2"])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--minutes", type=float, help="instead of --rounds")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--lie", type=int, default=0, help="FLUSH forgets one sector in N")
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
+    print(f"power cuts: {options.resiliency}, seed {seed}", flush=True)
+    dice = random.Random(seed)
+    deadline = None if options.minutes is None else time.monotonic() + options.minutes * 60
+    bench = Bench(options.scratch, options.plugin, dice.randrange(1 << 32), options.lie)
+    loop = Loop(options, dice, bench)
+    rounds = 0
+    try:
+        bench.start()
+        loop.prepare()
+        while time.monotonic() < deadline if deadline is not None else rounds < options.rounds:
+            loop.round()
+            rounds += 1
+        loop.daemon.stop()
+    except (Violation, nbd.Error, OSError, subprocess.SubprocessError) as problem:
+        print(f"FAILED in round {rounds + 1}, seed {seed}: {problem}", flush=True)
+        print(f"the daemon's log: {loop.daemon.log.name}", flush=True)
+        return 1
+    finally:
+        if loop.daemon.process is not None and loop.daemon.process.poll() is None:
+            loop.daemon.process.kill()
+        bench.stop()
+        if loop.daemon.process is not None:
+            loop.daemon.process.wait()
+    operations = sum(client.operations for client in loop.clients)
+    flushes = sum(client.flushes for client in loop.clients)
+    print(
+        f"ok: {rounds} rounds, {loop.cuts} cuts that lost {loop.lost} sectors and kept {loop.kept},"
+        f" {operations} writes and {flushes} flushes checked, seed {seed}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
