@@ -9,181 +9,38 @@ spreads are printed, and ratios only between figures of the same run.
 import argparse
 import json
 import os
-import platform
 import resource
 import signal
-import statistics
 import subprocess
 import sys
 import time
 
 import nbd
 
+from measuring import (
+    GIB, MIB, SPAN_BYTES, BenchError, Poold, Server, at_least, cpu_seconds, cpu_seconds_fine,
+    direct_file, empty_file, fio, machine, memory_bytes, middle_and_spread, storage_daemon_command,
+)
+
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-GIB = 1 << 30
-MIB = 1 << 20
-TICKS = os.sysconf("SC_CLK_TCK")
-SPAN_BYTES = GIB // 2
 
 
-class BenchError(Exception):
-    pass
-
-
-def cpu_seconds(pid):
-    """CPU a process has used, all its threads and the kernel's work for it."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def cpu_seconds_fine(pid):
-    """Likewise in nanosecond steps, for the threads that are there now."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
-            total += int(file.read().split()[0])
-    return total / 1e9
-
-
-def memory_bytes(pid, field="VmRSS"):
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        for line in file:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    raise BenchError(f"no {field} of process {pid}")
-
-
-def pinned(core, command):
-    return ["taskset", "-c", str(core), *command]
-
-
-class Poold:
-    def __init__(self, options, name, core=None):
-        self.bin = options.bin
-        self.directory = os.path.join(options.scratch, name)
-        self.id_file = os.path.join(options.scratch, "poold.pid")
-        self.core = core
-        self.log = open(os.path.join(options.scratch, "poold.log"), "ab")
-        self.environment = dict(os.environ)
-        self.process = None
-
-    @property
-    def socket(self):
-        return os.path.join(self.directory, "nbd.sock")
-
-    @property
-    def pid(self):
-        return self.process.pid
-
-    def uri(self, export):
-        return f"nbd+unix:///{export}?socket={self.socket}"
-
-    def control(self, *arguments):
-        command = [os.path.join(self.bin, "poolctl"), *arguments, "--dir", self.directory]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            raise BenchError(f"poolctl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
-
-    def launch(self):
-        command = [os.path.join(self.bin, "poold"), "--dir", self.directory]
-        if self.core is not None:
-            # taskset becomes poold: the id is the daemon's.
-            command = pinned(self.core, command)
-        self.process = subprocess.Popen(
-            command, stderr=self.log, stdin=subprocess.DEVNULL, env=self.environment
-        )
-        # Should this script be killed itself, whoever cleans the scratch folder finds the id here.
-        with open(self.id_file, "w", encoding="ascii") as file:
-            file.write(str(self.process.pid))
-
-    def start(self):
-        """Starts it. Returns the seconds until it answered."""
-        begun = time.monotonic()
-        self.launch()
-        while time.monotonic() < begun + 300:
-            if self.process.poll() is not None:
-                raise BenchError(f"poold ended with status {self.process.returncode}")
-            try:
-                self.control("pool", "ls")
-                return time.monotonic() - begun
-            except BenchError:
-                time.sleep(0.01)
-        raise BenchError("poold did not answer within 300 s")
-
-    def seconds_to_serve(self, export):
-        """Starts it. Returns the seconds until a client has read a block of `export`."""
-        begun = time.monotonic()
-        self.launch()
-        while time.monotonic() < begun + 300:
-            if self.process.poll() is not None:
-                raise BenchError(f"poold ended with status {self.process.returncode}")
-            try:
-                handle = connect(self.socket, export)
-                handle.pread(4096, 0)
-                seconds = time.monotonic() - begun
-                handle.shutdown()
-                return seconds
-            except nbd.Error:
-                time.sleep(0.005)
-        raise BenchError("poold did not serve within 300 s")
-
-    def stop(self):
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.terminate()
+def seconds_to_serve(poold, export):
+    """Starts it. Returns the seconds until a client has read a block of `export`."""
+    begun = time.monotonic()
+    poold.launch()
+    while time.monotonic() < begun + 300:
+        if poold.process.poll() is not None:
+            raise BenchError(f"poold ended with status {poold.process.returncode}")
         try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-class StorageDaemon:
-    """qemu-storage-daemon with one file, at its best: io_uring, no page cache."""
-
-    def __init__(self, options, core, path):
-        self.socket = os.path.join(options.scratch, "qemu.sock")
-        self.process = None
-        self.command = pinned(core, [
-            "qemu-storage-daemon",
-            "--blockdev",
-            f"driver=file,node-name=disk,filename={path},aio=io_uring,cache.direct=on",
-            "--nbd-server",
-            f"addr.type=unix,addr.path={self.socket}",
-            "--export",
-            "type=nbd,id=export,node-name=disk,name=disk,writable=on",
-        ])
-
-    def start(self):
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
-        for _ in range(200):
-            if os.path.exists(self.socket):
-                return
-            time.sleep(0.05)
-        raise BenchError("qemu-storage-daemon did not come up")
-
-    @property
-    def pid(self):
-        return self.process.pid
-
-    def uri(self):
-        return f"nbd+unix:///disk?socket={self.socket}"
-
-    def stop(self):
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            handle = connect(poold.socket, export)
+            handle.pread(4096, 0)
+            seconds = time.monotonic() - begun
+            handle.shutdown()
+            return seconds
+        except nbd.Error:
+            time.sleep(0.005)
+    raise BenchError("poold did not serve within 300 s")
 
 
 def connect(path, export):
@@ -191,17 +48,6 @@ def connect(path, export):
     handle.set_export_name(export)
     handle.connect_unix(path)
     return handle
-
-
-def fio(core, arguments, seconds=None):
-    command = ["fio", "--name=bench", "--output-format=json", f"--size={SPAN_BYTES}", *arguments]
-    if seconds is not None:
-        command += ["--time_based", f"--runtime={seconds}", "--norandommap", "--randrepeat=0"]
-    done = subprocess.run(pinned(core, command), capture_output=True, text=True, timeout=3600)
-    if done.returncode != 0:
-        raise BenchError(f"fio {' '.join(arguments)}: {done.stderr.strip() or done.stdout[-500:]}")
-    # libnbd may print a line of its own before the report.
-    return json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
 
 
 # ---------------------------------------------------------------- speed
@@ -232,7 +78,10 @@ def speed(options):
     core = max(os.sched_getaffinity(0))
     raw = empty_file(os.path.join(options.disks, "raw"))
     poold = Poold(options, "speed", core)
-    qemu = StorageDaemon(options, core, empty_file(os.path.join(options.disks, "qemu")))
+    socket = os.path.join(options.scratch, "qemu.sock")
+    disk = direct_file("disk", empty_file(os.path.join(options.disks, "qemu")))
+    command = storage_daemon_command(socket, [disk], "disk")
+    qemu = Server("qemu-storage-daemon", options, core, socket, command)
     try:
         poold.start()
         qemu.start()
@@ -244,19 +93,13 @@ def speed(options):
         targets = {
             "poold simple": (poold.uri("bench/simple"), poold.pid),
             "poold mirror2": (poold.uri("bench/mirror"), poold.pid),
-            "qemu-storage-daemon": (qemu.uri(), qemu.pid),
+            "qemu-storage-daemon": (qemu.uri("disk"), qemu.pid),
         }
         runs = interleaved(options, core, targets, raw)
         return {"core": core, "runs": runs, **summarise(runs)}
     finally:
         qemu.stop()
         poold.stop()
-
-
-def empty_file(path):
-    with open(path, "wb") as file:
-        file.truncate(SPAN_BYTES)
-    return path
 
 
 def interleaved(options, core, targets, raw):
@@ -288,10 +131,7 @@ def summarise(runs):
     for entry in summary.values():
         for figure in ("iops", "cpu_us"):
             values = entry.pop(figure)
-            middle = statistics.median(values)
-            entry[figure] = middle
-            spread = (max(values) - min(values)) / middle if middle else 0
-            entry[figure + "_spread"] = spread
+            entry[figure], entry[figure + "_spread"] = middle_and_spread(values)
     return {"summary": summary, "ratios": ratios(summary)}
 
 
@@ -462,11 +302,11 @@ def map_grains(options):
         }
         # Killed right behind the last flush: the journal is as full as it gets.
         poold.kill()
-        result["start_after_kill_seconds"] = poold.seconds_to_serve("map/space")
+        result["start_after_kill_seconds"] = seconds_to_serve(poold, "map/space")
         check_some_grains(poold, grains)
         result["rss_after_start_bytes"] = memory_bytes(poold.pid)
         poold.stop()
-        result["clean_start_seconds"] = poold.seconds_to_serve("map/space")
+        result["clean_start_seconds"] = seconds_to_serve(poold, "map/space")
         check_some_grains(poold, grains)
         return result
     finally:
@@ -540,26 +380,6 @@ def remove_disks(folder):
             path = os.path.join(folder, file)
             if os.path.isfile(path):
                 os.remove(path)
-
-
-def machine():
-    model = "unknown"
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release()}
-
-
-def at_least(minimum):
-    def parse(text):
-        value = int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"at least {minimum}")
-        return value
-
-    return parse
 
 
 def main():

@@ -1,0 +1,64 @@
+# Shared by the scripts that measure: disks that cost next to nothing, and the programs to measure.
+# Sourced after lib.sh.
+# shellcheck shell=bash
+
+MOUNTED=''
+DISKS=''
+
+# choose_disks MEBIBYTES: sets DISKS to a folder with that much room. /dev/shm where it has it,
+# else a tmpfs of our own, so that what is measured is the software. O_DIRECT on tmpfs needs
+# Linux 6.6; without it, plain files.
+choose_disks() {
+    local available
+    available=$(df --output=avail -BM /dev/shm 2>/dev/null | tail -n 1 | tr -dc '0-9')
+    if ((${available:-0} >= $1)); then
+        DISKS=$(mktemp -d /dev/shm/poold-bench.XXXXXX)
+    elif [[ $(id -u) == 0 ]] && mkdir "$SCRATCH/disks" &&
+        mount -t tmpfs -o "size=$1m" poold-bench "$SCRATCH/disks" 2>/dev/null; then
+        DISKS=$SCRATCH/disks
+        MOUNTED=$DISKS
+    else
+        DISKS=$SCRATCH
+        warn "no tmpfs with room: the disks are files in $SCRATCH, and slow"
+    fi
+    if ! dd if=/dev/zero of="$DISKS/probe" bs=4k count=1 oflag=direct status=none 2>/dev/null
+    then
+        warn "no O_DIRECT on $DISKS: the disks are files in $SCRATCH, and slow"
+        release_disks
+        DISKS=$SCRATCH
+    fi
+    rm -f "$DISKS/probe"
+}
+
+release_disks() {
+    if [[ -n $MOUNTED ]]; then umount "$MOUNTED" || warn "still mounted: $MOUNTED"; fi
+    MOUNTED=''
+    case $DISKS in /dev/shm/poold-bench.*) rm -rf "$DISKS" ;; esac
+}
+
+at_cleanup() { release_disks; }
+
+# find_programs [FOLDER]: sets BIN to a folder with poold and poolctl: the one given, or a release
+# build made here.
+find_programs() {
+    local product
+    BIN=${1:-}
+    if [[ -n $BIN ]]; then
+        BIN=$(cd "$BIN" && pwd) || fail "there is no folder $1" "name one with --bin"
+        for product in poold poolctl; do
+            [[ -x $BIN/$product ]] || fail "there is no $product in $BIN" "name another --bin"
+        done
+        return
+    fi
+    need_packages "${BUILD_PACKAGES[@]}"
+    need_swift
+    say "building poold and poolctl (release)"
+    for product in poold poolctl; do
+        attended swift build --package-path "$REPOSITORY" -c release --product "$product" \
+            >>"$SCRATCH/build.log" 2>&1 || {
+            tail -n 30 "$SCRATCH/build.log" >&2
+            fail "the build failed" "swift build -c release shows the rest"
+        }
+    done
+    BIN=$(swift build --package-path "$REPOSITORY" -c release --show-bin-path)
+}
