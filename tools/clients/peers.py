@@ -420,8 +420,8 @@ def legend(result, targets):
         f"Medians of {result['repeats']} rounds of {result['seconds']} s a measurement; +- is the "
         "distance of the extremes, as a share of the median. CPU is the server's per request. The "
         "ratios are medians too, of poold's figure over the line's in the same round: "
-        "poold-simple, or poold-mirror2 for a line that keeps two copies. In poold's favour are an xspeed above "
-        "1 and an xCPU below 1.",
+        "poold-simple, or poold-mirror2 for a line that keeps two copies. In poold's favour are "
+        "an xspeed above 1 and an xCPU below 1.",
     ]
     if clients:
         text.append(
@@ -457,7 +457,7 @@ def show(result, targets):
         text = command.replace(result["scratch"], "SCRATCH").replace(result["disks"], "DISKS")
         print("\n".join(textwrap.wrap(
             text, 80, initial_indent="  ", subsequent_indent="      ",
-            break_on_hyphens=False)))
+            break_on_hyphens=False, break_long_words=False)))
 
 
 def version_of(command):
