@@ -43,8 +43,9 @@ import Testing
             ),
             (4, [1, 2, 3], [0x8000_0001]),
             (5, [], [0x8000_0001]),
-            (9, [], [0x8000_0001]),
-            (10, [], [0x8000_0001]),
+            (9, [], [0x8000_0003]),
+            (10, [], [0x8000_0003]),
+            (11, [], [0x8000_0001]),
             (0xffff_ffff, [], [0x8000_0001]),
             (99, [UInt8](repeating: 7, count: 9000), [0x8000_0009]),
             (Wire.Option.go, [UInt8](repeating: 7, count: 9000), [0x8000_0009]),
@@ -70,11 +71,12 @@ import Testing
             + ClientBytes.option(7, ClientBytes.infoData(name, [3])) + rest
         let result = shake(input, chunkBytes: input.count)
         #expect(result.begun == "tank/vm1")
-        #expect(result.usesStructuredReplies)
+        #expect(result.terms == SessionTerms(usesStructuredReplies: true))
         #expect(result.rest == rest)
         let answers = try #require(OptionAnswer.parse(result.output))
-        // Export: 64 MiB; HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, CAN_MULTI_CONN.
-        #expect(answers[1].data == [0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x01, 0x6d])
+        // Export: 64 MiB; HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, CAN_MULTI_CONN, CACHE,
+        // FAST_ZERO.
+        #expect(answers[1].data == [0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x0d, 0xed])
         // Block sizes: 512, 4096, 32 MiB.
         #expect(answers[2].data == [0, 3, 0, 0, 2, 0, 0, 0, 0x10, 0, 2, 0, 0, 0])
         #expect(shake(input, chunkBytes: 1).output == result.output)
@@ -84,14 +86,14 @@ import Testing
         let data = ClientBytes.infoData(Array("tank/archive".utf8))
         let result = shake(start + ClientBytes.option(6, data), chunkBytes: 9999)
         let answers = try #require(OptionAnswer.parse(result.output))
-        #expect(answers[0].data.suffix(2) == [0x01, 0x6f])
+        #expect(answers[0].data.suffix(2) == [0x0d, 0x6f])
     }
 
     @Test func exportNameBegins() {
         let option = ClientBytes.option(1, name)
         let short = shake(start + option, chunkBytes: 1)
         #expect(short.begun == "tank/vm1")
-        #expect(short.output == [0, 0, 0, 0, 4, 0, 0, 0, 0x01, 0x6d])
+        #expect(short.output == [0, 0, 0, 0, 4, 0, 0, 0, 0x0d, 0x6d])
         let padded = shake(ClientBytes.flags(1) + option, chunkBytes: 1000)
         #expect(padded.output == short.output + [UInt8](repeating: 0, count: 124))
     }

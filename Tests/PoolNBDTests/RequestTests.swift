@@ -33,6 +33,8 @@ import Testing
         var offset: UInt64 = 0
         var length: UInt32 = 4096
         var isReadOnly = false
+        /// Structured replies and block status were agreed on.
+        var isStructured = false
         var verdict: RequestVerdict
     }
 
@@ -73,25 +75,60 @@ import Testing
         Case(type: 4, isReadOnly: true, verdict: .refuse(.notPermitted)),
         Case(type: 6, verdict: .proceed(.writeZeroes, [])),
         Case(type: 6, flags: 3, verdict: .proceed(.writeZeroes, [.fua, .noHole])),
-        Case(type: 6, flags: 16, verdict: .refuse(.invalid)),
+        Case(type: 6, flags: 16, verdict: .proceed(.writeZeroes, [])),
+        Case(type: 6, flags: 0x13, verdict: .proceed(.writeZeroes, [.fua, .noHole])),
+        Case(type: 6, flags: 4, verdict: .refuse(.invalid)),
+        Case(type: 6, flags: 8, verdict: .refuse(.invalid)),
+        Case(type: 6, flags: 32, verdict: .refuse(.invalid)),
+        Case(type: 0, flags: 4, isStructured: true, verdict: .proceed(.read, [])),
+        Case(type: 0, flags: 4, length: mib, isStructured: true, verdict: .proceed(.read, [])),
+        Case(
+            type: 0, flags: 4, length: mib + 512, isStructured: true, verdict: .refuse(.overflow)),
+        Case(type: 0, flags: 8, isStructured: true, verdict: .refuse(.invalid)),
+        Case(type: 1, flags: 4, isStructured: true, verdict: .refuse(.invalid)),
+        Case(type: 1, flags: 16, isStructured: true, verdict: .refuse(.invalid)),
+        Case(type: 1, flags: 32, isStructured: true, verdict: .refuse(.invalid)),
         Case(type: 6, offset: size, verdict: .refuse(.noSpace)),
         Case(type: 6, length: 0, isReadOnly: true, verdict: .refuse(.notPermitted)),
-        Case(type: 5, verdict: .refuse(.invalid)),
+        Case(type: 5, verdict: .proceed(.cache, [])),
+        Case(type: 5, flags: 1, isReadOnly: true, verdict: .proceed(.cache, [])),
+        Case(type: 5, flags: 2, verdict: .refuse(.invalid)),
+        Case(type: 5, length: 64 * mib, verdict: .proceed(.cache, [])),
+        Case(type: 5, length: 0, verdict: .nothingToDo),
+        Case(type: 5, offset: size, verdict: .refuse(.invalid)),
+        Case(type: 5, offset: 256, verdict: .refuse(.invalid)),
         Case(type: 7, verdict: .refuse(.invalid)),
+        Case(type: 7, isStructured: true, verdict: .proceed(.blockStatus, [])),
+        Case(
+            type: 7, flags: 9, isReadOnly: true, isStructured: true,
+            verdict: .proceed(.blockStatus, [])),
+        Case(type: 7, flags: 4, isStructured: true, verdict: .refuse(.invalid)),
+        Case(type: 7, length: 0, isStructured: true, verdict: .refuse(.invalid)),
+        Case(type: 7, length: 100, isStructured: true, verdict: .refuse(.invalid)),
+        Case(
+            type: 7, offset: size - 512, length: 1024, isStructured: true,
+            verdict: .refuse(.invalid)),
+        Case(type: 8, isStructured: true, verdict: .refuse(.invalid)),
         Case(type: 0xffff, verdict: .refuse(.invalid)),
     ])
     func verdict(_ test: Case) {
         let header = RequestHeader(
             flags: test.flags, type: test.type, cookie: 1, offsetBytes: test.offset,
             lengthBytes: test.length)
-        #expect(header.verdict(sizeBytes: Self.size, isReadOnly: test.isReadOnly) == test.verdict)
+        let terms = SessionTerms(
+            usesStructuredReplies: test.isStructured, hasAllocationContext: test.isStructured)
+        let verdict = header.verdict(
+            sizeBytes: Self.size, isReadOnly: test.isReadOnly, terms: terms)
+        #expect(verdict == test.verdict)
         #expect(header.payloadBytes == (test.type == 1 ? test.length : 0))
     }
 
     @Test func longestTrimOfALargeSpaceProceeds() {
         let header = RequestHeader(
             type: 4, cookie: 1, offsetBytes: 512, lengthBytes: 0xffff_fe00)
-        #expect(header.verdict(sizeBytes: 1 << 50, isReadOnly: false) == .proceed(.trim, []))
+        let verdict = header.verdict(
+            sizeBytes: 1 << 50, isReadOnly: false, terms: SessionTerms())
+        #expect(verdict == .proceed(.trim, []))
     }
 
     @Test func whateverProceedsLiesInside() {
@@ -102,9 +139,10 @@ import Testing
             let header = RequestHeader(
                 flags: UInt16(random.next(4)), type: UInt16(random.next(8)), cookie: 0,
                 offsetBytes: offset, lengthBytes: UInt32(random.next(1 << 17)) * 512)
-            guard
-                case .proceed(let kind, _) = header.verdict(sizeBytes: Self.size, isReadOnly: false)
-            else { continue }
+            let verdict = header.verdict(
+                sizeBytes: Self.size, isReadOnly: false,
+                terms: SessionTerms(usesStructuredReplies: true, hasAllocationContext: true))
+            guard case .proceed(let kind, _) = verdict else { continue }
             proceeded += 1
             #expect(header.offsetBytes + UInt64(header.lengthBytes) <= Self.size)
             #expect(header.offsetBytes % 512 == 0 && header.lengthBytes % 512 == 0)
@@ -146,6 +184,13 @@ import Testing
             header.encoded
                 == [0x66, 0x8e, 0x33, 0xef, 0, isLast ? 1 : 0, 0, 1] + cookieBytes
                 + [0, 0x10, 2, 8, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8])
+    }
+
+    @Test func blockStatus() {
+        let header = ReplyHeader.blockStatus(cookie: cookie, extentCount: 3)
+        #expect(
+            header.encoded == [0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 5] + cookieBytes
+                + [0, 0, 0, 28, 0, 0, 0, 1])
     }
 
     @Test func engineOutcomesBecomeProtocolErrors() {

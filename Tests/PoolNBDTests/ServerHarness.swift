@@ -13,12 +13,17 @@ final class MemorySpace {
     /// Nothing is answered while set.
     var isHung = false
     var seen: [SpaceRequest] = []
+    /// Which grains take up room, and which 4 KiB blocks hold something: what block status tells.
+    private(set) var grains: [Bool]
+    private(set) var blocks: [Bool]
     private var pending: [SpaceRequest] = []
     private var random: SplitMix
     private let arena: BufferArena
 
     init(sizeBytes: Int, arena: BufferArena, seed: UInt64) {
         bytes = [UInt8](repeating: 0, count: sizeBytes)
+        grains = [Bool](repeating: false, count: sizeBytes >> 20)
+        blocks = [Bool](repeating: false, count: sizeBytes >> 12)
         self.arena = arena
         random = SplitMix(seed: seed)
     }
@@ -35,7 +40,41 @@ final class MemorySpace {
         guard hasWork else { return [] }
         return (0..<1 + random.next(pending.count)).map { _ in
             let request = pending.remove(at: random.next(pending.count))
-            return SpaceReply(cookie: request.cookie, status: carryOut(request))
+            let status = carryOut(request)
+            return SpaceReply(
+                cookie: request.cookie, status: status,
+                extent: request.kind == .blockStatus && status == .ok
+                    ? extent(Int(request.offsetBytes), Int(request.lengthBytes)) : SpaceExtent())
+        }
+    }
+
+    /// As the engine tells it: unmapped runs over grains, others within theirs.
+    func extent(_ start: Int, _ length: Int) -> SpaceExtent {
+        var end = start
+        let isMapped = grains[start >> 20]
+        let isZero = !blocks[start >> 12]
+        if isMapped {
+            let limit = min(start + length, (start >> 20 + 1) << 20)
+            while end < limit, blocks[end >> 12] == !isZero {
+                end = min(limit, (end >> 12 + 1) << 12)
+            }
+        } else {
+            let limit = start + length
+            while end < limit, !grains[end >> 20] { end = min(limit, (end >> 20 + 1) << 20) }
+        }
+        return SpaceExtent(
+            lengthBytes: UInt32(end - start), isMapped: isMapped, readsAsZeros: isZero)
+    }
+
+    private func mark(_ start: Int, _ count: Int, written: Bool, keepsGrain: Bool) {
+        if written {
+            for block in start >> 12...(start + count - 1) >> 12 { blocks[block] = true }
+            grains[start >> 20] = true
+        } else {
+            for block in (start + 4095) >> 12..<max((start + 4095) >> 12, (start + count) >> 12) {
+                blocks[block] = false
+            }
+            if count == 1 << 20 { grains[start >> 20] = keepsGrain }
         }
     }
 
@@ -49,6 +88,12 @@ final class MemorySpace {
         }
         let hasData = request.kind == .read || request.kind == .write
         let data = unsafe arena.bytes(request.bufferOffset + start % 4096, hasData ? count : 0)
+        switch request.kind {
+        case .write: mark(start, count, written: true, keepsGrain: true)
+        case .trim: mark(start, count, written: false, keepsGrain: false)
+        case .writeZeroes: mark(start, count, written: false, keepsGrain: true)
+        case .read, .flush, .cache, .blockStatus: break
+        }
         switch request.kind {
         case .read:
             unsafe bytes.withUnsafeBytes { source in
@@ -82,7 +127,7 @@ final class ServerHarness {
     /// Exports "tank/0", "tank/1" ... of 64 MiB each.
     init(
         spaceCount: Int = 1, counts: [Int] = [512, 128, 64, 32], pieceCount: Int = 1024,
-        seed: UInt64 = 1
+        shard: Int = 0, seed: UInt64 = 1
     ) throws {
         arena = BufferArena(counts: counts)
         var options = Ring.Options()
@@ -97,9 +142,9 @@ final class ServerHarness {
         for index in 0..<spaceCount {
             exports.publish(
                 name: "tank/\(index)", space: SpaceHandle(index: UInt32(index), serial: 1),
-                sizeBytes: 64 << 20, isReadOnly: false)
+                sizeBytes: 64 << 20, isReadOnly: false, shard: shard)
         }
-        server = NBDServer(ring: ring, exports: exports, pieceCount: pieceCount)
+        server = NBDServer(ring: ring, exports: exports, shard: shard, pieceCount: pieceCount)
         baseFreeBytes = arena.freeBytes
     }
 
@@ -109,6 +154,7 @@ final class ServerHarness {
     }
 
     func turn(waitNs: UInt64 = 1_000_000) {
+        nowNs += 1
         ring.forEachCompletion { server.complete(userData: $0, result: $1, flags: $2) }
         for space in spaces { for reply in space.run() { server.complete(reply) } }
         server.poll(nowNs: nowNs)
@@ -127,7 +173,7 @@ final class ServerHarness {
         precondition(unsafe socketpair(AF_UNIX, kind, 0, &pair) == 0)
         let flags = fcntl(pair[1], F_GETFL)
         precondition(fcntl(pair[1], F_SETFL, flags | O_NONBLOCK) == 0)
-        server.adopt(pair[0], isTCP: false)
+        server.accepted(pair[0], isTCP: false)
         return TestClient(socket: pair[1], harness: self)
     }
 }
@@ -215,12 +261,17 @@ final class TestClient {
     }
 
     /// Shakes hands up to the transmission phase.
-    func open(_ name: String = "tank/0", structured: Bool = false) {
+    func open(_ name: String = "tank/0", structured: Bool = false, allocation: Bool = false) {
         _ = read(18)
         write(ClientBytes.flags())
-        if structured {
+        if structured || allocation {
             write(ClientBytes.option(8))
             _ = read(20)
+        }
+        if allocation {
+            let queries = [Wire.Allocation.name]
+            write(ClientBytes.option(10, ClientBytes.contextData(Array(name.utf8), queries)))
+            _ = read(20 + 4 + 15 + 20)
         }
         write(ClientBytes.option(7, ClientBytes.infoData(Array(name.utf8))))
         _ = read(20 + 12 + 20)
@@ -255,6 +306,12 @@ final class TestClient {
         var offset: UInt64 = 0
         var error: UInt32 = 0
         var data: [UInt8] = []
+        var extents: [Extent] = []
+    }
+
+    struct Extent: Equatable {
+        var length: Int
+        var flags: UInt32
     }
 
     /// One message of a connection with structured replies; a simple one comes as type 0xffff.
@@ -280,6 +337,14 @@ final class TestClient {
         case Wire.Chunk.offsetData:
             chunk.offset = payload.span.bigEndian(0, as: UInt64.self)
             chunk.data = Array(payload[8...])
+        case Wire.Chunk.blockStatus:
+            precondition(payload.span.bigEndian(0, as: UInt32.self) == Wire.Allocation.contextID)
+            for at in stride(from: 4, to: payload.count, by: 8) {
+                chunk.extents.append(
+                    Extent(
+                        length: Int(payload.span.bigEndian(at, as: UInt32.self)),
+                        flags: payload.span.bigEndian(at + 4, as: UInt32.self)))
+            }
         case Wire.Chunk.error: chunk.error = payload.span.bigEndian(0, as: UInt32.self)
         default: break
         }

@@ -25,6 +25,11 @@ enum ClientBytes {
             + kinds.flatMap { bigEndian($0) }
     }
 
+    static func contextData(_ name: [UInt8], _ queries: [String]) -> [UInt8] {
+        bigEndian(UInt32(name.count)) + name + bigEndian(UInt32(queries.count))
+            + queries.flatMap { bigEndian(UInt32($0.utf8.count)) + Array($0.utf8) }
+    }
+
     static func request(
         _ type: UInt16, flags: UInt16 = 0, cookie: UInt64, offset: UInt64 = 0, length: UInt32 = 0,
         payload: [UInt8] = []
@@ -75,7 +80,7 @@ struct HandshakeResult: Equatable {
     var output: [UInt8] = []
     var begun: String?
     var hasEnded = false
-    var usesStructuredReplies = false
+    var terms = SessionTerms()
     /// Input that belongs to the transmission phase.
     var rest: [UInt8] = []
 }
@@ -104,7 +109,7 @@ func shake(
     while true {
         let step = handshake.step(pending.span, exports: exports, output: &result.output)
         pending.removeFirst(step.consumedBytes)
-        result.usesStructuredReplies = handshake.usesStructuredReplies
+        result.terms = handshake.terms
         switch step.outcome {
         case .answered: continue
         case .ends:

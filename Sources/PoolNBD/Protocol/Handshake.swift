@@ -47,8 +47,13 @@ public struct Handshake: Sendable {
 
     private var state = State.clientFlags
     private var omitsZeroes = false
-    /// Whether the client asked for structured replies.
-    public private(set) var usesStructuredReplies = false
+    private var usesStructuredReplies = false
+    /// The export whose "base:allocation" the client selected last.
+    private var allocationExport: [UInt8]?
+    private var optionCount = 0
+    private var optionBytes = 0
+    /// What was agreed on; complete once the handshake has begun transmission.
+    public private(set) var terms = SessionTerms()
 
     public init() {}
 
@@ -95,18 +100,26 @@ public struct Handshake: Sendable {
         guard input.bigEndian(0, as: UInt64.self) == Wire.optionMagic else { return end(head) }
         let option = input.bigEndian(8, as: UInt32.self)
         let length = input.bigEndian(12, as: UInt32.self)
+        guard optionCount < NBDLimits.handshakeOptions,
+            Int(length) <= NBDLimits.handshakeBytes - optionBytes
+        else { return end(head) }
         if length > NBDLimits.optionBytes {
-            // No answer is possible to a name that is too long, and none is owed to a flood.
-            guard option != Wire.Option.exportName, length <= NBDLimits.skippedOptionBytes else {
-                return end(head)
-            }
+            // No answer is possible to a name that is too long.
+            guard option != Wire.Option.exportName else { return end(head) }
+            count(length)
             state = .skipping(option: option, remainingBytes: length)
             return (head, .needsInput)
         }
         let total = head + Int(length)
         guard input.count >= total else { return (0, .needsInput) }
+        count(length)
         let data = input.extracting(head..<total)
         return (total, answer(option, data, exports: exports, output: &output))
+    }
+
+    private mutating func count(_ lengthBytes: UInt32) {
+        optionCount += 1
+        optionBytes += Int(lengthBytes)
     }
 
     private mutating func answer(
@@ -118,12 +131,11 @@ public struct Handshake: Sendable {
                 return end(0).outcome
             }
             output.appendBigEndian(export.sizeBytes)
-            output.appendBigEndian(export.transmissionFlags.rawValue)
+            output.appendBigEndian(flags(of: export).rawValue)
             if !omitsZeroes {
                 output.append(contentsOf: repeatElement(0, count: Wire.exportNamePaddingBytes))
             }
-            state = .ended
-            return .begins(export)
+            return begin(export)
         case Wire.Option.abort:
             output.append(reply: .acknowledge, to: option)
             return end(0).outcome
@@ -144,9 +156,24 @@ public struct Handshake: Sendable {
             usesStructuredReplies = true
             output.append(reply: .acknowledge, to: option)
             return .answered
+        case Wire.Option.listMetaContext, Wire.Option.setMetaContext:
+            return selectContexts(option, data, exports: exports, output: &output)
         default:
             return refuse(option, .unsupported, &output)
         }
+    }
+
+    private func flags(of export: Export) -> TransmissionFlags {
+        usesStructuredReplies
+            ? export.transmissionFlags.union(.sendUnfragmented) : export.transmissionFlags
+    }
+
+    private mutating func begin(_ export: Export) -> Outcome {
+        state = .ended
+        terms = SessionTerms(
+            usesStructuredReplies: usesStructuredReplies,
+            hasAllocationContext: allocationExport == Array(export.name.utf8))
+        return .begins(export)
     }
 
     /// INFO and GO.
@@ -166,7 +193,7 @@ public struct Handshake: Sendable {
         var payload: [UInt8] = []
         payload.appendBigEndian(Wire.Info.export)
         payload.appendBigEndian(export.sizeBytes)
-        payload.appendBigEndian(export.transmissionFlags.rawValue)
+        payload.appendBigEndian(flags(of: export).rawValue)
         output.append(reply: .info, to: option, payload)
         if query.asksName {
             payload.removeAll()
@@ -183,9 +210,34 @@ public struct Handshake: Sendable {
             output.append(reply: .info, to: option, payload)
         }
         output.append(reply: .acknowledge, to: option)
-        guard begins else { return .answered }
-        state = .ended
-        return .begins(export)
+        return begins ? begin(export) : .answered
+    }
+
+    /// LIST_META_CONTEXT and SET_META_CONTEXT. Setting replaces what was set before, and so does
+    /// an attempt that fails.
+    private mutating func selectContexts(
+        _ option: UInt32, _ data: Span<UInt8>, exports: ExportTable, output: inout [UInt8]
+    ) -> Outcome {
+        let sets = option == Wire.Option.setMetaContext
+        if sets { allocationExport = nil }
+        guard usesStructuredReplies, let query = MetaContextQuery(data) else {
+            return refuse(option, .invalid, &output)
+        }
+        guard query.name.count <= NBDLimits.nameBytes else {
+            return refuse(option, .tooBig, &output)
+        }
+        guard exports.find(query.name.span) != nil else {
+            return refuse(option, .unknown, &output)
+        }
+        if sets ? query.asksAllocation : query.listsAllocation {
+            var payload: [UInt8] = []
+            payload.appendBigEndian(sets ? Wire.Allocation.contextID : 0)
+            payload.append(contentsOf: Wire.Allocation.name.utf8)
+            output.append(reply: .metaContext, to: option, payload)
+            if sets { allocationExport = query.name }
+        }
+        output.append(reply: .acknowledge, to: option)
+        return .answered
     }
 
     private func refuse(
@@ -215,9 +267,7 @@ struct InfoQuery {
         let nameEnd = 4 + Int(nameLength)
         let count = Int(data.bigEndian(nameEnd, as: UInt16.self))
         guard data.count == nameEnd + 2 + 2 * count else { return nil }
-        name = []
-        name.reserveCapacity(Int(nameLength))
-        for index in 4..<nameEnd { name.append(data[index]) }
+        name = data.array(4..<nameEnd)
         for index in 0..<count {
             switch data.bigEndian(nameEnd + 2 + 2 * index, as: UInt16.self) {
             case Wire.Info.name: asksName = true

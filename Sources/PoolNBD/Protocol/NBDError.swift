@@ -9,6 +9,8 @@ public enum NBDError: UInt32, Sendable, CaseIterable {
     case io = 5
     case invalid = 22
     case noSpace = 28
+    /// A READ that must not be fragmented is longer than one chunk.
+    case overflow = 75
     case shutdown = 108
 
     public init(_ status: RequestStatus) {

@@ -5,6 +5,7 @@
 ///     structured, no payload   magic 4 | flags 2 | type 2 | cookie 8 | length 4              = 20
 ///     structured, error        ... | error 4 | message length 2 (none is sent)               = 26
 ///     structured, data         ... | offset 8, then the data                                 = 28
+///     structured, extents      ... | context 4, then (length 4 | flags 4) each               = 24
 struct ReplyHeader: Equatable {
     var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     var byteCount: Int
@@ -41,6 +42,16 @@ struct ReplyHeader: Equatable {
         header.words.2 |= (offsetBytes >> 32).bigEndian
         header.words.3 = (offsetBytes << 32).bigEndian
         header.byteCount = 28
+        return header
+    }
+
+    /// `extentCount` descriptors follow, and nothing else: a whole reply.
+    static func blockStatus(cookie: UInt64, extentCount: Int) -> ReplyHeader {
+        var header = chunk(
+            Wire.Chunk.blockStatus, flags: Wire.Chunk.doneFlag, cookie: cookie,
+            lengthBytes: UInt32(4 + extentCount * ExtentList.descriptorBytes))
+        header.words.2 |= UInt64(Wire.Allocation.contextID).bigEndian
+        header.byteCount = 24
         return header
     }
 

@@ -41,21 +41,42 @@ public struct RequestHeader: Hashable, Sendable {
     /// Bytes that follow the header, whatever becomes of the request.
     public var payloadBytes: UInt32 { type == Wire.Command.write ? lengthBytes : 0 }
 
-    var isRead: Bool { type == Wire.Command.read }
+    /// What a refusal has to look like: in a structured reply where these were agreed on and the
+    /// command's success would be one.
+    var replyKind: SpaceRequest.Kind {
+        switch type {
+        case Wire.Command.read: .read
+        case Wire.Command.blockStatus: .blockStatus
+        default: .flush
+        }
+    }
+
+    var isUnfragmented: Bool { flags & Wire.CommandFlag.unfragmented != 0 }
+    var asksOneExtent: Bool { flags & Wire.CommandFlag.oneExtent != 0 }
 
     /// What to do with the request: nothing beyond this point meets a range that is not inside the
     /// space, or a length or flag that it cannot carry.
-    public func verdict(sizeBytes: UInt64, isReadOnly: Bool) -> RequestVerdict {
+    public func verdict(
+        sizeBytes: UInt64, isReadOnly: Bool, terms: SessionTerms
+    ) -> RequestVerdict {
         let kind: SpaceRequest.Kind
         var allowed = Wire.CommandFlag.fua
         switch type {
-        case Wire.Command.read: kind = .read
+        case Wire.Command.read:
+            kind = .read
+            if terms.usesStructuredReplies { allowed |= Wire.CommandFlag.unfragmented }
         case Wire.Command.write: kind = .write
         case Wire.Command.flush: kind = .flush
         case Wire.Command.trim: kind = .trim
         case Wire.Command.writeZeroes:
             kind = .writeZeroes
-            allowed |= Wire.CommandFlag.noHole
+            allowed |= Wire.CommandFlag.noHole | Wire.CommandFlag.fastZero
+        case Wire.Command.cache: kind = .cache
+        case Wire.Command.blockStatus:
+            // There is no reply to an empty range, and none without a context.
+            guard terms.hasAllocationContext && lengthBytes > 0 else { return .refuse(.invalid) }
+            kind = .blockStatus
+            allowed |= Wire.CommandFlag.oneExtent
         case Wire.Command.disconnect: return .disconnect
         default: return .refuse(.invalid)
         }
@@ -92,7 +113,8 @@ public struct RequestHeader: Hashable, Sendable {
         if offsetBytes > sizeBytes || length > sizeBytes - offsetBytes { return beyondTheEnd }
         switch kind {
         case .read, .write:
-            return length > NBDLimits.maximumPayloadBytes ? .invalid : nil
+            if length > NBDLimits.maximumPayloadBytes { return .invalid }
+            return isUnfragmented && length > NBDLimits.unfragmentedBytes ? .overflow : nil
         case .trim, .writeZeroes, .flush, .blockStatus, .cache:
             return nil
         }

@@ -26,6 +26,19 @@ enum Wire {
         static let info: UInt32 = 6
         static let go: UInt32 = 7
         static let structuredReply: UInt32 = 8
+        static let listMetaContext: UInt32 = 9
+        static let setMetaContext: UInt32 = 10
+    }
+
+    /// The one metadata context there is: whether addresses take up room, and read as zeros.
+    enum Allocation {
+        static let name = "base:allocation"
+        /// Asks for every context of the namespace; only when listing.
+        static let wildcard = "base:"
+        /// What SET_META_CONTEXT says and BLOCK_STATUS repeats; any number would do.
+        static let contextID: UInt32 = 1
+        static let hole: UInt32 = 1
+        static let zero: UInt32 = 2
     }
 
     enum Info {
@@ -37,6 +50,12 @@ enum Wire {
     enum CommandFlag {
         static let fua: UInt16 = 1
         static let noHole: UInt16 = 2
+        /// One content chunk in the reply to a READ.
+        static let unfragmented: UInt16 = 4
+        /// One extent in the reply to a BLOCK_STATUS.
+        static let oneExtent: UInt16 = 8
+        /// WRITE_ZEROES: at once or not at all.
+        static let fastZero: UInt16 = 16
     }
 
     enum Command {
@@ -45,13 +64,16 @@ enum Wire {
         static let disconnect: UInt16 = 2
         static let flush: UInt16 = 3
         static let trim: UInt16 = 4
+        static let cache: UInt16 = 5
         static let writeZeroes: UInt16 = 6
+        static let blockStatus: UInt16 = 7
     }
 
     enum Chunk {
         static let doneFlag: UInt16 = 1
         static let none: UInt16 = 0
         static let offsetData: UInt16 = 1
+        static let blockStatus: UInt16 = 5
         static let error: UInt16 = 0x8001
     }
 }
@@ -67,12 +89,18 @@ public struct TransmissionFlags: OptionSet, Sendable {
     public static let sendFUA = TransmissionFlags(rawValue: 1 << 3)
     public static let sendTrim = TransmissionFlags(rawValue: 1 << 5)
     public static let sendWriteZeroes = TransmissionFlags(rawValue: 1 << 6)
+    /// Only where structured replies were agreed on.
+    public static let sendUnfragmented = TransmissionFlags(rawValue: 1 << 7)
     /// True here: a flush on one connection covers what every connection was told is written.
     public static let canMultiConn = TransmissionFlags(rawValue: 1 << 8)
+    public static let sendCache = TransmissionFlags(rawValue: 1 << 10)
+    /// Zeroes are a change of metadata here, whatever their length: always fast.
+    public static let sendFastZero = TransmissionFlags(rawValue: 1 << 11)
 
     /// What every space offers.
     public static let space: TransmissionFlags = [
-        .hasFlags, .sendFlush, .sendFUA, .sendTrim, .sendWriteZeroes, .canMultiConn,
+        .hasFlags, .sendFlush, .sendFUA, .sendTrim, .sendWriteZeroes, .canMultiConn, .sendCache,
+        .sendFastZero,
     ]
 }
 
@@ -81,6 +109,7 @@ enum OptionReply: UInt32 {
     case acknowledge = 1
     case server = 2
     case info = 3
+    case metaContext = 4
     case unsupported = 0x8000_0001
     case policy = 0x8000_0002
     case invalid = 0x8000_0003

@@ -21,9 +21,10 @@ extension Connection {
         let cookie = requests[at].cookie
         let error = requests[at].error
         let header: ReplyHeader
-        if usesStructuredReplies && requests[at].kind == .read {
+        switch requests[at].kind {
+        case .read where usesStructuredReplies, .blockStatus where usesStructuredReplies:
             header = error == .none ? .done(cookie: cookie) : .failed(cookie: cookie, error: error)
-        } else {
+        case .read, .blockStatus, .write, .trim, .writeZeroes, .flush, .cache:
             header = .simple(cookie: cookie, error: error)
         }
         replies.append(header)
@@ -48,9 +49,7 @@ extension Connection {
         let at = Int(record)
         if !isGood { release(piece) }
         if !requests[at].isLong && isGood {
-            // Its bytes wait in the piece while the answer is deferred.
-            requests[at].firstPiece = piece
-            return answerWithData(record)
+            return answerWithData(piece, record)
         }
         let isEverythingIssued = requests[at].nextOffset == requests[at].endOffset
         let isLast = isEverythingIssued && requests[at].enginePieces == 0
@@ -65,10 +64,11 @@ extension Connection {
         }
     }
 
-    private func answerWithData(_ record: Int16) {
-        if defers(record) { return }
+    /// Answers a READ whose bytes are all in one piece; they wait there while it is deferred.
+    func answerWithData(_ piece: Int32, _ record: Int16) {
         let at = Int(record)
-        let piece = requests[at].firstPiece
+        requests[at].firstPiece = piece
+        if defers(record) { return }
         requests[at].firstPiece = -1
         requests[at].isAnswered = true
         if usesStructuredReplies { return appendChunk(piece, record, isLast: true) }
@@ -140,7 +140,7 @@ extension Connection {
             } else if isAnsweredInOrder(record) {
                 advanceStream(record)
             } else if requests[at].kind == .read && requests[at].firstPiece >= 0 {
-                answerWithData(record)
+                answerWithData(requests[at].firstPiece, record)
             } else {
                 finish(record)
             }
@@ -149,8 +149,8 @@ extension Connection {
 
     // MARK: - after an error
 
-    /// Gives back the pieces of a failed READ that the engine has answered, and forgets the order
-    /// of the others: each goes back when it is answered.
+    /// Gives back the pieces of a request that the engine does not have, and forgets the order of
+    /// the others: each goes back when it is answered.
     private func releaseDonePieces(_ record: Int16) {
         var piece = requests[Int(record)].firstPiece
         requests[Int(record)].firstPiece = -1
@@ -163,9 +163,9 @@ extension Connection {
     }
 
     /// The connection ends: pieces that wait for their turn have nobody to go to.
-    func releaseOrderedPieces() {
+    func releaseWaitingPieces() {
         for record in 0..<requests.count where requests[record].isInUse {
-            if requests[record].kind == .read { releaseDonePieces(Int16(record)) }
+            releaseDonePieces(Int16(record))
         }
     }
 }

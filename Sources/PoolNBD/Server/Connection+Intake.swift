@@ -36,12 +36,14 @@ extension Connection {
     }
 
     private func takeHeader() {
-        guard let header = staging.withBytes({ RequestHeader($0) }), let export else {
+        guard let header = staging.withBytes({ RequestHeader($0) }), let session else {
             return fail()
         }
         staging.consume(RequestHeader.bytes)
         expectsBulk = header.payloadBytes >= NBDLimits.bulkBytes
-        switch header.verdict(sizeBytes: export.sizeBytes, isReadOnly: export.isReadOnly) {
+        let verdict = header.verdict(
+            sizeBytes: session.sizeBytes, isReadOnly: session.isReadOnly, terms: session.terms)
+        switch verdict {
         case .disconnect:
             drain()
         case .nothingToDo:
@@ -82,8 +84,15 @@ extension Connection {
             requests[at].isReceiving = true
             writeRequest = record
             intake = .payload
-        case .read, .trim, .writeZeroes, .blockStatus, .cache:
+        case .read:
+            requests[at].isSpanning = isLong(header) && header.isUnfragmented
+            requests[at].isLong = isLong(header) && !header.isUnfragmented
+            issue(record)
+        case .trim, .writeZeroes, .cache:
             requests[at].isLong = isLong(header)
+            issue(record)
+        case .blockStatus:
+            requests[at].asksOneExtent = header.asksOneExtent
             issue(record)
         }
     }
@@ -103,7 +112,7 @@ extension Connection {
         fresh.cookie = header.cookie
         fresh.error = error
         // Refusals too are answered in the style of what was asked.
-        fresh.kind = header.isRead ? .read : .flush
+        fresh.kind = header.replyKind
         requests[Int(record)] = fresh
         activeRequests += 1
         return record

@@ -15,7 +15,9 @@ extension Connection {
                 requests[Int(record)].isLong && requests[Int(record)].kind == .read
                 ? 1 << 20
                 : Piece.bufferBytes(offsetBytes: next.offsetBytes, lengthBytes: next.lengthBytes)
-        case .trim, .writeZeroes, .flush, .blockStatus, .cache: break
+        case .trim, .writeZeroes, .cache:
+            guard shared.takeTurnShare() else { return -1 }
+        case .flush, .blockStatus: preconditionFailure("\(requests[Int(record)].kind) in pieces")
         }
         let piece = takePiece(record, bufferBytes: bufferBytes)
         guard piece >= 0 else { return -1 }
@@ -23,7 +25,7 @@ extension Connection {
         return piece
     }
 
-    private func takePiece(_ record: Int16, bufferBytes: Int) -> Int32 {
+    func takePiece(_ record: Int16, bufferBytes: Int) -> Int32 {
         guard heldPieces < NBDLimits.piecesPerConnection else { return -1 }
         let piece = shared.take(
             usage, &holdings, connection: index, request: record, bufferBytes: bufferBytes)
@@ -34,7 +36,7 @@ extension Connection {
 
     /// The record goes on when something is given back: by this connection, which then has a turn
     /// anyway, or by another.
-    private func starve(_ record: Int16) {
+    func starve(_ record: Int16) {
         starved.append(record, requests)
         if heldPieces < NBDLimits.piecesPerConnection { waitForShared() }
     }
@@ -56,18 +58,21 @@ extension Connection {
     }
 
     func submit(_ piece: Int32, _ record: Int16) {
-        guard let export else { return }
+        guard let session else { return }
         requests[Int(record)].enginePieces += 1
         var flags = requests[Int(record)].flags
         // One flush at the end serves all pieces of a long request.
         if requests[Int(record)].isLong { flags.remove(.fua) }
-        shared.submit(piece, requests[Int(record)].kind, flags, export.space)
+        shared.submit(piece, requests[Int(record)].kind, flags, session.space)
     }
 
-    /// Issues as many pieces of a READ, TRIM or WRITE_ZEROES as its window and the shared resources
-    /// allow. One that holds none joins the starved; one that holds some goes on as they return.
+    /// Issues as many pieces of a READ, TRIM, WRITE_ZEROES or CACHE as its window and the shared
+    /// resources allow. One that holds none joins the starved; one that holds some goes on as they
+    /// return.
     func issue(_ record: Int16) {
         let at = Int(record)
+        if requests[at].kind == .blockStatus { return issueBlockStatus(record) }
+        if requests[at].isSpanning { return issueSpanning(record) }
         let window = requests[at].kind == .read ? NBDLimits.readWindow : NBDLimits.trimWindow
         while requests[at].nextOffset < requests[at].endOffset, requests[at].heldPieces < window {
             let piece = takePiece(record)
@@ -76,6 +81,40 @@ extension Connection {
                 return
             }
             send(piece, record)
+        }
+    }
+
+    /// One buffer for the whole range, and one request for each of its grains, in turn: the reply
+    /// is one chunk, so it cannot begin before the last.
+    private func issueSpanning(_ record: Int16) {
+        let at = Int(record)
+        let start = requests[at].startOffset
+        let length = UInt32(requests[at].endOffset - start)
+        let bytes = Piece.bufferBytes(offsetBytes: start, lengthBytes: length)
+        let piece = takePiece(record, bufferBytes: bytes)
+        guard piece >= 0 else { return starve(record) }
+        shared.pieces[Int(piece)].offsetBytes = start
+        shared.pieces[Int(piece)].lengthBytes = length
+        submitSpanning(piece, record)
+    }
+
+    private func submitSpanning(_ piece: Int32, _ record: Int16) {
+        guard let session else { return }
+        let next = nextPiece(record)
+        requests[Int(record)].nextOffset = next.offsetBytes + UInt64(next.lengthBytes)
+        requests[Int(record)].enginePieces += 1
+        shared.submitPart(
+            piece, session.space, offsetBytes: next.offsetBytes, lengthBytes: next.lengthBytes)
+    }
+
+    private func spanningPartCompleted(_ piece: Int32, _ record: Int16) {
+        if requests[Int(record)].error != .none {
+            release(piece)
+            finish(record)
+        } else if requests[Int(record)].nextOffset < requests[Int(record)].endOffset {
+            submitSpanning(piece, record)
+        } else {
+            answerWithData(piece, record)
         }
     }
 
@@ -94,14 +133,14 @@ extension Connection {
     }
 
     func issueFlush(_ record: Int16) {
-        guard let export else { return }
+        guard let session else { return }
         let piece = takePiece(record, bufferBytes: 0)
         guard piece >= 0 else { return starve(record) }
         requests[Int(record)].enginePieces += 1
         requests[Int(record)].hasFlushed = true
         shared.pieces[Int(piece)].offsetBytes = 0
         shared.pieces[Int(piece)].lengthBytes = 0
-        shared.submit(piece, .flush, [], export.space)
+        shared.submit(piece, .flush, [], session.space)
     }
 
     /// Tries the starved again, first come, first served.
@@ -117,25 +156,29 @@ extension Connection {
     // MARK: - back
 
     /// The engine has answered one piece.
-    func pieceCompleted(_ piece: Int32, _ status: RequestStatus) {
+    func pieceCompleted(_ piece: Int32, _ reply: SpaceReply) {
         let record = shared.pieces[Int(piece)].request
         let at = Int(record)
         requests[at].enginePieces -= 1
         markReady()
         guard phase != .broken else { return release(piece) }
         shared.pieces[Int(piece)].isDone = true
-        if status != .ok && requests[at].error == .none {
-            note(NBDError(status), record)
+        if reply.status != .ok && requests[at].error == .none {
+            note(NBDError(reply.status), record)
         }
         switch requests[at].kind {
-        case .write, .trim, .writeZeroes, .flush, .blockStatus, .cache:
+        case .write, .trim, .writeZeroes, .flush, .cache:
             release(piece)
             advance(record)
+        case .blockStatus:
+            extentCompleted(piece, record, reply.extent)
         case .read:
-            if isAnsweredInOrder(record) {
+            if requests[at].isSpanning {
+                spanningPartCompleted(piece, record)
+            } else if isAnsweredInOrder(record) {
                 inOrderPieceCompleted(piece, record)
             } else {
-                chunkCompleted(piece, record, isGood: status == .ok)
+                chunkCompleted(piece, record, isGood: reply.status == .ok)
             }
         }
     }

@@ -67,11 +67,35 @@ extension Connection {
         isSending = true
         lastProgressNs = shared.nowNs
         unsafe ring.sendMessage(file, messages + 1, userData: userData(.send))
+        watchSend()
     }
 
-    func sendOutput() {
-        guard let rest = unsafe output.rest else { return }
-        isSending = true
-        unsafe ring.send(file, rest.start, count: rest.count, userData: userData(.send))
+    /// Whether the client has taken anything since this was last asked: a send completes only with
+    /// its last byte, which may take a slow client long.
+    func hasClientTakenBytes() -> Bool {
+        var queued: Int32 = 0
+        guard unsafe ioctl(file.descriptor, UInt(TIOCOUTQ), &queued) == 0,
+            queued != queuedBytes
+        else { return false }
+        queuedBytes = queued
+        lastProgressNs = shared.nowNs
+        return true
     }
+
+    /// Should every client fall silent while this send goes nowhere, somebody has to look: a
+    /// wake-up that is renewed only while there are sends costs less than a deadline for each.
+    private func watchSend() {
+        guard shared.nowNs >= shared.wakesAtNs else { return }
+        shared.wakesAtNs = shared.nowNs + NBDLimits.sendWatchNs
+        ring.timeout(afterNs: NBDLimits.sendWatchNs, userData: RingUserData.make(.timer, 0))
+    }
+}
+
+/// Ends connections whose other side has vanished without a word; a live client's kernel answers.
+/// Refusals cost that much only, so they are not looked at.
+func keepAlive(_ socket: Int32) {
+    setOption(socket, SOL_SOCKET, SO_KEEPALIVE, 1)
+    for (option, value) in [
+        (TCP_KEEPIDLE, NBDLimits.keepAliveSeconds), (TCP_KEEPINTVL, 10), (TCP_KEEPCNT, 3),
+    ] { setOption(socket, Int32(IPPROTO_TCP), option, value) }
 }

@@ -2,23 +2,24 @@ import Glibc
 import PoolDevices
 import PoolEngine
 
-/// One client, from accept to close.
+/// One client in the transmission phase.
 ///
-///     .vacant --accept--> .handshake --GO--> .open --DISC, EOF, shutdown--> .draining --idle--+
-///        ^                    |                |                                |             |
-///        |                    +--error---------+--------------error-------------+             |
-///        |                                     v                                              |
-///        +------nothing is held any more--- .broken <-----------------------------------------+
+///     .vacant --shaken hands--> .open --DISC, EOF, shutdown--> .draining --idle--+
+///        ^                        |                                |             |
+///        |                        +--------------error-------------+             |
+///        |                                          v                            |
+///        +------nothing is held any more------- .broken <------------------------+
 ///
 /// `.open`: requests are received, answered and sent. `.draining`: nothing more is received, what
 /// is under way is finished and its answers are sent. `.broken`: the socket is shut down, nothing
-/// is sent; what the kernel or the engine still holds comes back, then the slot is free.
+/// is sent; what the kernel or the engine still holds comes back, then the slot is free, and its
+/// memory the kernel's.
 ///
 /// At most one receive and one send are in the kernel's hands. Events (completions, the engine's
 /// replies) only change state and put the connection on the ready list; ``turn()`` then does what
 /// has become possible, once a wake-up, so that parsing and sending come in batches.
 @safe final class Connection {
-    enum Phase { case vacant, handshake, open, draining, broken }
+    enum Phase { case vacant, open, draining, broken }
 
     /// What the next received byte belongs to.
     enum Intake {
@@ -29,12 +30,19 @@ import PoolEngine
         case discard(remainingBytes: UInt64)
     }
 
+    /// What the client was told, and may ask for.
+    struct Session {
+        var space: SpaceHandle
+        var sizeBytes: UInt64
+        var isReadOnly: Bool
+        var terms: SessionTerms
+    }
+
     let index: UInt16
     let shared: SharedResources
     let ring: Ring
     let exports: ExportTable
-    let requests = FixedTable(
-        count: NBDLimits.requestsPerConnection, repeating: RequestRecord())
+    let requests = FixedTable<RequestRecord>(count: NBDLimits.requestsPerConnection)
     // Safe: allocated here, freed in deinit, which comes only when no operation uses them.
     let messages: UnsafeMutablePointer<msghdr>
     let vectors: UnsafeMutablePointer<iovec>
@@ -44,18 +52,12 @@ import PoolEngine
     var isWaiting = false
     var generation: UInt32 = 0
     var file = RingFile(descriptor: -1)
-    var export: Export?
+    var session: Session?
+    var usesStructuredReplies: Bool { session?.terms.usesStructuredReplies ?? false }
     var usage = ExportUsage()
     /// Times as of the turn that follows the event: completions come before the clock is read.
     var lastProgressNs: UInt64 = 0
     var hasProgressed = false
-    /// `.max` before the first turn.
-    var acceptedNs = UInt64.max
-
-    var handshake = Handshake()
-    var handshakeEnds = false
-    var usesStructuredReplies = false
-    var output: HandshakeOutput
 
     var staging = Staging(capacity: NBDLimits.stagingBytes)
     var isReceiving = false
@@ -75,6 +77,8 @@ import PoolEngine
     var activeRequests = 0
     /// Records with pieces to issue and none held.
     var starved = RequestList()
+    /// BLOCK_STATUS requests that had their share of this turn.
+    var yielded = RequestList()
     /// Records whose answer waits for the end of `streamRequest`'s.
     var deferred = RequestList()
     /// The READ whose simple reply is going out in parts; -1: none.
@@ -84,6 +88,8 @@ import PoolEngine
 
     var replies = ReplyQueue()
     var isSending = false
+    /// What the kernel had not delivered when a long send was last looked at.
+    var queuedBytes: Int32 = -1
 
     init(index: UInt16, shared: SharedResources, ring: Ring, exports: ExportTable) {
         self.index = index
@@ -94,7 +100,6 @@ import PoolEngine
         unsafe messages.initialize(repeating: unsafe msghdr(), count: 2)
         unsafe vectors = .allocate(capacity: 2)
         unsafe vectors.initialize(repeating: unsafe iovec(), count: 2)
-        output = HandshakeOutput()
     }
 
     deinit {
@@ -104,16 +109,18 @@ import PoolEngine
 
     // MARK: - life
 
-    func begin(socket: Int32) {
+    /// - Parameter usage: counts this connection already.
+    func begin(_ departure: Departure, usage: ExportUsage) {
         precondition(phase == .vacant)
         generation &+= 1
-        phase = .handshake
-        file = ring.register(socket)
-        acceptedNs = .max
+        phase = .open
+        file = ring.register(departure.socket)
+        session = Session(
+            space: departure.space, sizeBytes: departure.sizeBytes,
+            isReadOnly: departure.isReadOnly, terms: departure.terms)
+        self.usage = usage
         hasProgressed = true
-        handshake = Handshake()
-        handshakeEnds = false
-        usesStructuredReplies = false
+        queuedBytes = -1
         isAtEnd = false
         intake = .header
         expectsBulk = false
@@ -124,10 +131,10 @@ import PoolEngine
         }
         activeRequests = 0
         starved = RequestList()
+        yielded = RequestList()
         deferred = RequestList()
         streamRequest = -1
-        staging.removeAll()
-        output.load(Handshake.greeting)
+        staging.append(departure.unread)
         markReady()
     }
 
@@ -148,14 +155,10 @@ import PoolEngine
     ///
     /// - Returns: whether the connection is over and its slot vacant.
     func turn() -> Bool {
-        if acceptedNs == .max { acceptedNs = shared.nowNs }
         if hasProgressed { lastProgressNs = shared.nowNs }
         hasProgressed = false
         switch phase {
         case .vacant: return false
-        case .handshake:
-            handshakeTurn()
-            if phase == .open { transmissionTurn() }
         case .open, .draining: transmissionTurn()
         case .broken: break
         }
@@ -163,6 +166,7 @@ import PoolEngine
     }
 
     private func transmissionTurn() {
+        issueYielded()
         issueStarved()
         if phase == .open {
             parse()
@@ -174,17 +178,13 @@ import PoolEngine
         case .draining:
             abandonWrite()
             if activeRequests == 0 && replies.count == 0 && !isSending && !isReceiving { fail() }
-        case .vacant, .handshake, .broken: break
+        case .vacant, .broken: break
         }
     }
 
     /// Receives nothing more; ends once everything under way is answered.
     func drain() {
-        switch phase {
-        case .open: break
-        case .handshake: return fail()
-        case .vacant, .draining, .broken: return
-        }
+        guard phase == .open else { return }
         phase = .draining
         // A receive in flight ends with what is there, or with nothing.
         if isReceiving { _ = Glibc.shutdown(file.descriptor, Int32(SHUT_RD)) }
@@ -198,7 +198,7 @@ import PoolEngine
         phase = .broken
         // Wakes the operations in flight, and tells the client even while the engine holds pieces.
         _ = Glibc.shutdown(file.descriptor, Int32(SHUT_RDWR))
-        releaseOrderedPieces()
+        releaseWaitingPieces()
         markReady()
     }
 
@@ -213,10 +213,12 @@ import PoolEngine
         ring.unregister(file)
         _ = Glibc.close(file.descriptor)
         file = RingFile(descriptor: -1)
-        output.removeAll()
-        if export != nil { usage.connections -= 1 }
-        export = nil
+        session = nil
+        exports.detach(usage)
         usage = ExportUsage()
+        requests.forget()
+        replies.forget()
+        staging.forget()
         phase = .vacant
         return true
     }
@@ -238,45 +240,6 @@ import PoolEngine
         // Nobody waits for the answer.
         requests[Int(record)].isAnswered = true
         releaseIfDone(record)
-    }
-
-    // MARK: - the handshake
-
-    private func handshakeTurn() {
-        while phase == .handshake && !isSending {
-            if !output.isEmpty {
-                sendOutput()
-                return
-            }
-            if handshakeEnds { return fail() }
-            if export != nil {
-                phase = .open
-                return
-            }
-            guard takeHandshakeStep() else { break }
-        }
-        if phase == .handshake && output.isEmpty && !isSending {
-            if isAtEnd { fail() } else { receive() }
-        }
-    }
-
-    /// - Returns: false where more input is needed.
-    private func takeHandshakeStep() -> Bool {
-        var bytes: [UInt8] = []
-        let step = staging.withBytes { handshake.step($0, exports: exports, output: &bytes) }
-        staging.consume(step.consumedBytes)
-        output.load(bytes)
-        switch step.outcome {
-        case .needsInput: return step.consumedBytes > 0 && staging.count > 0
-        case .answered: break
-        case .ends: handshakeEnds = true
-        case .begins(let export):
-            self.export = export
-            usage = export.usage
-            usage.connections += 1
-            usesStructuredReplies = handshake.usesStructuredReplies
-        }
-        return true
     }
 
     // MARK: - what the kernel reports
@@ -306,10 +269,6 @@ import PoolEngine
             return
         }
         hasProgressed = true
-        if phase == .handshake {
-            output.sent(Int(result))
-            return
-        }
         guard phase != .broken else { return }
         replies.advance(Int(result))
         while let piece = replies.popSent() {

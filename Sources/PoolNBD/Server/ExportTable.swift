@@ -1,9 +1,9 @@
 import PoolEngine
 
-/// The spaces of a shard that clients can attach to, by name. Confined to the shard's thread.
+/// The spaces that clients of a shard can attach to, by name. Confined to the shard's thread.
 public final class ExportTable {
     private var byName: [[UInt8]: Export] = [:]
-    /// Connections that could still be made; the server keeps it.
+    /// Connections that could still be made.
     var freeConnections = NBDLimits.connections
 
     public init() {}
@@ -13,10 +13,15 @@ public final class ExportTable {
 
     /// Offers a space as `name` ("POOL/SPACE"), or changes what is said of it: connections made
     /// before keep what they were told.
-    public func publish(name: String, space: SpaceHandle, sizeBytes: UInt64, isReadOnly: Bool) {
+    ///
+    /// - Parameter shard: where the space is served. A server of another shard only shakes hands
+    ///   with its clients; that shard's own table has the space too, and counts the connections.
+    public func publish(
+        name: String, space: SpaceHandle, sizeBytes: UInt64, isReadOnly: Bool, shard: Int = 0
+    ) {
         precondition(!name.isEmpty && name.utf8.count <= NBDLimits.nameBytes)
         let export = Export(
-            name: name, space: space, sizeBytes: sizeBytes, isReadOnly: isReadOnly)
+            name: name, space: space, sizeBytes: sizeBytes, isReadOnly: isReadOnly, shard: shard)
         if let old = byName[Array(name.utf8)], old.space == space { export.usage = old.usage }
         byName[Array(name.utf8)] = export
     }
@@ -36,15 +41,24 @@ public final class ExportTable {
     }
 
     func find(_ name: Span<UInt8>) -> Export? {
-        var key: [UInt8] = []
-        key.reserveCapacity(name.count)
-        for index in name.indices { key.append(name[index]) }
-        return byName[key]
+        byName[name.array(name.indices)]
     }
 
     /// Whether the export may have one more connection. It may hold as many as are left free, so
     /// that clients stuck on one space never take the last room of the others.
-    func admits(_ export: Export) -> Bool { export.usage.connections < max(1, freeConnections) }
+    func admits(_ export: Export) -> Bool {
+        freeConnections > 0 && export.usage.connections < freeConnections
+    }
+
+    func attach(_ usage: ExportUsage) {
+        usage.connections += 1
+        freeConnections -= 1
+    }
+
+    func detach(_ usage: ExportUsage) {
+        usage.connections -= 1
+        freeConnections += 1
+    }
 }
 
 /// One space as a connection sees it: fixed while the connection lasts.
@@ -53,14 +67,17 @@ public final class Export: @unchecked Sendable {
     public let space: SpaceHandle
     public let sizeBytes: UInt64
     public let isReadOnly: Bool
+    /// Where the space is served.
+    public let shard: Int
     /// Shared by every version of the same space's export.
     final var usage = ExportUsage()
 
-    init(name: String, space: SpaceHandle, sizeBytes: UInt64, isReadOnly: Bool) {
+    init(name: String, space: SpaceHandle, sizeBytes: UInt64, isReadOnly: Bool, shard: Int) {
         self.name = name
         self.space = space
         self.sizeBytes = sizeBytes
         self.isReadOnly = isReadOnly
+        self.shard = shard
     }
 
     public var transmissionFlags: TransmissionFlags {

@@ -1,21 +1,27 @@
 /// A fixed number of records in memory that never moves, so that the kernel may look into it and
 /// touching a record costs no more than a bounds check.
+///
+/// Records are plain data: nothing is retained by them, and zeroes are a valid record.
 @safe struct FixedTable<Element>: ~Copyable {
-    // Safe: allocated for `count` elements, all initialised, freed only with the table.
+    // Safe: room for `count` elements, plain data, zeroes at first.
+    private let memory: PageMemory
     private let base: UnsafeMutablePointer<Element>
     let count: Int
 
-    init(count: Int, repeating element: Element) {
+    init(count: Int) {
         precondition(count > 0)
         self.count = count
-        unsafe base = .allocate(capacity: count)
-        unsafe base.initialize(repeating: element, count: count)
+        memory = PageMemory(byteCount: count * MemoryLayout<Element>.stride)
+        unsafe base = memory.base.bindMemory(to: Element.self, capacity: count)
     }
 
-    deinit {
-        unsafe base.deinitialize(count: count)
-        unsafe base.deallocate()
+    init(count: Int, repeating element: Element) {
+        self.init(count: count)
+        for index in 0..<count { unsafe (base + index).initialize(to: element) }
     }
+
+    /// Gives the memory back: every record is zeroes again.
+    func forget() { memory.forget() }
 
     subscript(index: Int) -> Element {
         @inline(__always) _read {

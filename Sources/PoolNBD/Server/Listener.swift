@@ -29,6 +29,8 @@ struct Listener {
     var isAccepting = false
     /// Not before this time: after an error (out of descriptors) accepting pauses a little.
     var retryNs: UInt64 = 0
+    /// Errors in a row: only the first is logged.
+    var failures = 0
 
     static func unix(path: String) throws(ListenError) -> Listener {
         var address = sockaddr_un()
@@ -48,7 +50,7 @@ struct Listener {
                 unsafe bind(descriptor, $0, length)
             }
         }
-        try check(bound == 0 && Glibc.listen(descriptor, 128) == 0, descriptor, path)
+        try check(bound == 0 && Glibc.listen(descriptor, NBDLimits.backlog) == 0, descriptor, path)
         _ = unsafe chmod(path, 0o660)
         return Listener(file: RingFile(descriptor: descriptor), path: path)
     }
@@ -69,7 +71,7 @@ struct Listener {
         let isListening =
             unsafe bind(
                 descriptor, first.pointee.ai_addr, first.pointee.ai_addrlen) == 0
-            && Glibc.listen(descriptor, 128) == 0
+            && Glibc.listen(descriptor, NBDLimits.backlog) == 0
         try check(isListening, descriptor, name)
         return Listener(file: RingFile(descriptor: descriptor), path: "")
     }

@@ -12,9 +12,22 @@ import PoolEngine
 ///     for reply in engine.replies { server.complete(reply) }     // then clear them
 ///     server.poll(nowNs: now)
 ///     if server.submitRequests(to: engine) { again: engine.poll, replies ... }
+///     for departure in server.departures { hand it to its shard }   // then clear them
 ///     ring.submitAndWait(timeoutNs: until the earlier of both deadlines)
+///
+/// A client shakes hands where it was accepted and is served where its space is:
+///
+///     accept --> HandshakeTable --GO answered--> Connection            (a space of this shard)
+///                                     |
+///                                     +--> departures --> adopt(_:) of another shard's server
 public final class NBDServer {
     public let exports: ExportTable
+    /// The shard whose spaces it serves.
+    public let shard: Int
+    /// Clients that have shaken hands here and belong to other shards. Whoever takes them over
+    /// removes them.
+    public var departures: [Departure] = []
+    private let handshakes: HandshakeTable
     private let ring: Ring
     private let log: @Sendable (String) -> Void
     let shared: SharedResources
@@ -23,7 +36,8 @@ public final class NBDServer {
     private var listeners: [Listener] = []
     private var isShuttingDown = false
     private var nextCheckNs: UInt64 = 0
-    private var mayHaveHandshakes = false
+    /// Somebody's time runs out, or may.
+    private var wantsChecks = false
 
     private static let checkIntervalNs: UInt64 = 1_000_000_000
     private static let acceptRetryNs: UInt64 = 100_000_000
@@ -31,13 +45,15 @@ public final class NBDServer {
     /// - Parameter pieceCount: requests (of at most a grain) given to the engine and not answered;
     ///   no more than the engine takes.
     public init(
-        ring: Ring, exports: ExportTable, pieceCount: Int = 1024,
+        ring: Ring, exports: ExportTable, shard: Int = 0, pieceCount: Int = 1024,
         log: @escaping @Sendable (String) -> Void = { _ in }
     ) {
         NBDLimits.check()
         self.ring = ring
         self.exports = exports
+        self.shard = shard
         self.log = log
+        handshakes = HandshakeTable(ring: ring, exports: exports)
         shared = SharedResources(arena: ring.arena, pieceCount: pieceCount)
         connections.reserveCapacity(NBDLimits.connections)
         vacant.reserveCapacity(NBDLimits.connections)
@@ -82,6 +98,9 @@ public final class NBDServer {
             }
             listener.close()
         }
+        handshakes.endAll()
+        for departure in departures { departure.close() }
+        departures.removeAll()
         for connection in connections { connection.drain() }
     }
 
@@ -92,7 +111,7 @@ public final class NBDServer {
     }
 
     /// No connection is left, in any state.
-    public var isIdle: Bool { vacant.count == connections.count }
+    public var isIdle: Bool { vacant.count == connections.count && handshakes.isEmpty }
 
     // MARK: - the loop's face
 
@@ -110,18 +129,32 @@ public final class NBDServer {
     public func complete(_ reply: SpaceReply) {
         guard let piece = shared.piece(cookie: reply.cookie) else { return }
         let connection = connections[Int(shared.pieces[Int(piece)].connection)]
-        connection.pieceCompleted(piece, reply.status)
+        connection.pieceCompleted(piece, reply)
     }
 
     /// Does everything that has become possible: parses, answers, receives. New requests are in
     /// ``requests`` afterwards.
     public func poll(nowNs: UInt64) {
-        shared.nowNs = nowNs
+        shared.beginTurn(nowNs: nowNs)
         retryAccepting()
+        shakeHands()
         turnReady()
         if nowNs >= nextCheckNs {
             checkDeadlines()
+            shakeHands()
             turnReady()
+        }
+    }
+
+    private func shakeHands() {
+        handshakes.poll(nowNs: shared.nowNs) { departure in
+            if departure.shard == shard {
+                adopt(departure)
+            } else if isShuttingDown {
+                departure.close()
+            } else {
+                departures.append(departure)
+            }
         }
     }
 
@@ -135,7 +168,6 @@ public final class NBDServer {
                 connections[Int(index)].isReady = false
                 if connections[Int(index)].turn() {
                     vacant.append(index)
-                    exports.freeConnections += 1
                 }
             }
             shared.ready.removeAll(keepingCapacity: true)
@@ -151,7 +183,9 @@ public final class NBDServer {
     /// When ``poll(nowNs:)`` wants to be called though nothing completes; nil: not at all.
     public var nextDeadlineNs: UInt64? {
         var deadline: UInt64?
-        if mayHaveHandshakes || !shared.waiting.isEmpty { deadline = nextCheckNs }
+        if wantsChecks || !handshakes.isEmpty || !shared.waiting.isEmpty { deadline = nextCheckNs }
+        // Those that had their share go on in the next turn, and nothing else may start it.
+        if shared.turnShare == 0 && !shared.waiting.isEmpty { deadline = shared.nowNs }
         for listener in listeners where !listener.isAccepting && !isShuttingDown {
             deadline = min(deadline ?? .max, listener.retryNs)
         }
@@ -173,28 +207,38 @@ public final class NBDServer {
 
     private func connectionCompleted(_ payload: UInt64, _ result: Int32) {
         let index = Int((payload >> 32) & 0xffff)
+        let generation = UInt32(truncatingIfNeeded: payload)
+        let operation = Connection.Operation(rawValue: payload >> 48)
+        guard let operation else {
+            handshakes.complete(payload >> 48, index: index, generation: generation, result)
+            return
+        }
         guard index < connections.count else { return }
         let connection = connections[index]
         // A slot is reused only after both of its operations have come back.
-        precondition(connection.generation == UInt32(truncatingIfNeeded: payload))
-        switch Connection.Operation(rawValue: payload >> 48) {
+        precondition(connection.generation == generation)
+        switch operation {
         case .receive: connection.receiveCompleted(result)
         case .send: connection.sendCompleted(result)
-        case nil: break
         }
     }
 
     private func acceptCompleted(_ index: Int, _ result: Int32, _ flags: UInt32) {
-        if result >= 0 { adopt(result, isTCP: listeners[index].path.isEmpty) }
+        if result >= 0 {
+            listeners[index].failures = 0
+            accepted(result, isTCP: listeners[index].path.isEmpty)
+        }
         guard flags & Ring.moreCompletions == 0 else { return }
         listeners[index].isAccepting = false
         guard !isShuttingDown else { return }
-        if result >= 0 || result == -EINTR || result == -ECONNABORTED {
-            accept(index)
-        } else {
-            log("accept failed (errno \(-result)), trying again")
-            listeners[index].retryNs = shared.nowNs + Self.acceptRetryNs
+        if result >= 0 || result == -EINTR || result == -ECONNABORTED { return accept(index) }
+        if listeners[index].failures == 0 {
+            log("accept failed (errno \(-result)), trying again ten times a second")
         }
+        listeners[index].failures += 1
+        listeners[index].retryNs = shared.nowNs + Self.acceptRetryNs
+        // Descriptors have run out: those who only talk give one back.
+        if result == -EMFILE || result == -ENFILE { handshakes.endIdlest() }
     }
 
     private func retryAccepting() {
@@ -205,19 +249,37 @@ public final class NBDServer {
         }
     }
 
-    /// Gives a socket to a vacant connection, or closes it where there is none.
-    func adopt(_ socket: Int32, isTCP: Bool) {
-        guard !isShuttingDown, let index = vacantIndex() else {
+    /// Begins a handshake, or closes the socket where there is no room for one.
+    func accepted(_ socket: Int32, isTCP: Bool) {
+        guard !isShuttingDown, handshakes.adopt(socket) else {
             _ = Glibc.close(socket)
             return
         }
-        if isTCP { setOption(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
+        guard isTCP else { return }
+        setOption(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        keepAlive(socket)
+    }
+
+    /// Goes on with a client that has shaken hands, here or on another shard.
+    ///
+    /// - Returns: false where it cannot be served, and has been closed: the space is gone or not
+    ///   this shard's, or there is no room for another connection.
+    @discardableResult
+    public func adopt(_ departure: Departure) -> Bool {
+        let name = Array(departure.exportName.utf8)
+        guard !isShuttingDown, departure.shard == shard,
+            departure.unread.count <= NBDLimits.handshakeStagingBytes,
+            let export = exports.find(name.span), export.space == departure.space,
+            exports.admits(export), let index = vacantIndex()
+        else {
+            departure.close()
+            return false
+        }
         // A whole batch of replies should fit, so that one send is one copy and one wake-up.
-        setOption(socket, SOL_SOCKET, SO_SNDBUF, 2 << 20)
-        dropOldestHandshake()
-        exports.freeConnections -= 1
-        mayHaveHandshakes = true
-        connections[Int(index)].begin(socket: socket)
+        setOption(departure.socket, SOL_SOCKET, SO_SNDBUF, 2 << 20)
+        exports.attach(export.usage)
+        connections[Int(index)].begin(departure, usage: export.usage)
+        return true
     }
 
     private func vacantIndex() -> UInt16? {
@@ -231,40 +293,32 @@ public final class NBDServer {
 
     // MARK: - deadlines
 
-    private func dropOldestHandshake() {
-        var count = 0
-        var oldest: Connection?
-        for connection in connections where connection.phase == .handshake {
-            count += 1
-            if connection.acceptedNs < oldest?.acceptedNs ?? .max { oldest = connection }
-        }
-        if count >= NBDLimits.handshakes { oldest?.fail() }
-    }
-
     private func checkDeadlines() {
         let now = shared.nowNs
         nextCheckNs = now + Self.checkIntervalNs
-        guard mayHaveHandshakes || !shared.waiting.isEmpty else { return }
-        mayHaveHandshakes = false
+        handshakes.endOverdue(nowNs: now)
+        wantsChecks = false
         for connection in connections {
-            let idleNs = now - min(now, connection.lastProgressNs)
             switch connection.phase {
-            case .handshake:
-                mayHaveHandshakes = true
-                if now - min(now, connection.acceptedNs) >= NBDLimits.handshakeNs {
-                    connection.fail()
-                }
-            case .open:
-                // It holds memory that others wait for, and it is the client who does not move.
-                let isStuck = connection.isSending || connection.writePiece >= 0
-                if isStuck && idleNs >= NBDLimits.stallNs && !shared.waiting.isEmpty {
-                    connection.fail()
-                }
-            case .draining:
-                mayHaveHandshakes = true
-                if connection.isSending && idleNs >= NBDLimits.stallNs { connection.fail() }
+            case .open, .draining: check(connection, now)
             case .vacant, .broken: break
             }
         }
+    }
+
+    /// Ends a connection that keeps what it holds because its client does not move.
+    private func check(_ connection: Connection, _ now: UInt64) {
+        var idleNs = now - min(now, connection.lastProgressNs)
+        if connection.isSending && idleNs >= Self.checkIntervalNs {
+            // One that has just begun is looked at when the ring's own wake-up comes.
+            wantsChecks = true
+            if connection.hasClientTakenBytes() { idleNs = 0 }
+            if idleNs >= NBDLimits.unreadNs { return connection.fail() }
+        }
+        // It holds memory that others wait for, or the server wants to end.
+        let isStuck = connection.isSending || connection.writePiece >= 0
+        let isInTheWay = !shared.waiting.isEmpty || connection.phase == .draining
+        if connection.phase == .draining { wantsChecks = true }
+        if isStuck && isInTheWay && idleNs >= NBDLimits.stallNs { connection.fail() }
     }
 }

@@ -47,7 +47,11 @@ struct Piece {
     var waiting: [UInt16] = []
     /// Something was given back since the waiting ones were last tried.
     var hasFreed = false
-    var nowNs: UInt64 = 0
+    private(set) var nowNs: UInt64 = 0
+    /// Pieces without data that may still go to the engine in this turn.
+    private(set) var turnShare = NBDLimits.dataFreePiecesPerTurn
+    /// Until then the ring wakes the shard by itself, should a send make no progress.
+    var wakesAtNs: UInt64 = 0
 
     init(arena: BufferArena, pieceCount: Int) {
         self.arena = arena
@@ -59,6 +63,21 @@ struct Piece {
         requests.reserveCapacity(pieceCount)
         ready.reserveCapacity(NBDLimits.connections)
         waiting.reserveCapacity(NBDLimits.connections)
+    }
+
+    /// A new turn of the loop, told by its time: those that had their share may go on.
+    func beginTurn(nowNs: UInt64) {
+        guard nowNs != self.nowNs else { return }
+        self.nowNs = nowNs
+        if turnShare == 0 { hasFreed = true }
+        turnShare = NBDLimits.dataFreePiecesPerTurn
+    }
+
+    /// Whether one more piece without data may go to the engine in this turn.
+    func takeTurnShare() -> Bool {
+        guard turnShare > 0 else { return false }
+        turnShare -= 1
+        return true
     }
 
     private func admits(_ held: Int, _ own: Int, free: Int) -> Bool {
@@ -128,7 +147,24 @@ struct Piece {
             SpaceRequest(
                 kind: kind, flags: flags, space: space, offsetBytes: piece.offsetBytes,
                 lengthBytes: piece.lengthBytes, bufferOffset: max(0, piece.bufferOffset),
-                cookie: UInt64(piece.serial) << 32 | UInt64(UInt32(bitPattern: index))))
+                cookie: cookie(of: index)))
+    }
+
+    /// Hands a part of a READ's piece to the engine: a range inside the piece's own.
+    func submitPart(
+        _ index: Int32, _ space: SpaceHandle, offsetBytes: UInt64, lengthBytes: UInt32
+    ) {
+        let piece = pieces[Int(index)]
+        let blocks = offsetBytes / 4096 - piece.offsetBytes / 4096
+        requests.append(
+            SpaceRequest(
+                kind: .read, flags: [], space: space, offsetBytes: offsetBytes,
+                lengthBytes: lengthBytes, bufferOffset: piece.bufferOffset + Int(blocks) * 4096,
+                cookie: cookie(of: index)))
+    }
+
+    private func cookie(of index: Int32) -> UInt64 {
+        UInt64(pieces[Int(index)].serial) << 32 | UInt64(UInt32(bitPattern: index))
     }
 
     /// The piece a reply belongs to; nil for one that is not under way.

@@ -23,9 +23,16 @@ import Glibc
     private var sentOfHead = 0
 
     init() {
-        entries = FixedTable(count: NBDLimits.repliesPerConnection, repeating: Entry())
-        unsafe vectors = unsafe FixedTable(
-            count: NBDLimits.repliesPerSend * 2, repeating: unsafe iovec())
+        entries = FixedTable(count: NBDLimits.repliesPerConnection)
+        unsafe vectors = FixedTable(count: NBDLimits.repliesPerSend * 2)
+    }
+
+    /// Gives the memory of an empty queue back.
+    mutating func forget() {
+        precondition(count == 0)
+        (head, sentOfHead) = (0, 0)
+        entries.forget()
+        unsafe vectors.forget()
     }
 
     mutating func append(

@@ -21,10 +21,14 @@ struct RequestRecord {
     var error = NBDError.none
     var heldPieces: UInt16 = 0
     var enginePieces: UInt16 = 0
-    /// A READ's pieces in the order of their bytes, where the answer needs that order.
+    /// A READ's pieces in the order of their bytes, where the answer needs that order; the piece
+    /// of a READ or BLOCK_STATUS that waits.
     var firstPiece: Int32 = -1
     var lastPiece: Int32 = -1
-    /// The next record of the list this one is in: free, starved or deferred, never two of them.
+    /// Of a BLOCK_STATUS: descriptors in its buffer, and questions that the engine has answered.
+    var extents: UInt16 = 0
+    var questions: UInt16 = 0
+    /// The next record of the list this one is in: free, starved, yielded or deferred, never two.
     var link: Int16 = -1
     var isInUse = false
     /// Cut into more than one piece.
@@ -37,6 +41,10 @@ struct RequestRecord {
     var isDeferred = false
     /// The flush that makes a long FUA request durable has been asked for.
     var hasFlushed = false
+    /// A BLOCK_STATUS that wants one descriptor.
+    var asksOneExtent = false
+    /// A READ across a grain boundary that has to come as one chunk.
+    var isSpanning = false
     /// The end of its answer is queued.
     var isAnswered = false
 }

@@ -1,6 +1,7 @@
 /// What a connection has received and not yet looked at.
 @safe struct Staging: ~Copyable {
     // Safe: `start <= end <= capacity`, and the kernel writes only behind `end`.
+    private let memory: PageMemory
     private let base: UnsafeMutablePointer<UInt8>
     private let capacity: Int
     private var start = 0
@@ -8,11 +9,9 @@
 
     init(capacity: Int) {
         self.capacity = capacity
-        unsafe base = .allocate(capacity: capacity)
-        unsafe base.initialize(repeating: 0, count: capacity)
+        memory = PageMemory(byteCount: capacity)
+        unsafe base = memory.base.bindMemory(to: UInt8.self, capacity: capacity)
     }
-
-    deinit { unsafe base.deallocate() }
 
     var count: Int { end - start }
 
@@ -28,7 +27,18 @@
         if start == end { (start, end) = (0, 0) }
     }
 
-    mutating func removeAll() { (start, end) = (0, 0) }
+    /// Empties it, and gives its memory back.
+    mutating func forget() {
+        (start, end) = (0, 0)
+        memory.forget()
+    }
+
+    /// Puts bytes behind what is there; the caller knows that they fit.
+    mutating func append(_ bytes: [UInt8]) {
+        precondition(bytes.count <= capacity - end)
+        for (index, byte) in bytes.enumerated() { unsafe base[end + index] = byte }
+        end += bytes.count
+    }
 
     /// Copies the first bytes out and consumes them.
     mutating func move(_ byteCount: Int, to target: UnsafeMutableRawBufferPointer) {
