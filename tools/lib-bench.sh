@@ -62,3 +62,12 @@ find_programs() {
     done
     BIN=$(swift build --package-path "$REPOSITORY" -c release --show-bin-path)
 }
+
+# need_storage_daemon: qemu-storage-daemon comes with qemu-utils from Debian 13 on, and with
+# qemu-system-common before.
+need_storage_daemon() {
+    need_packages qemu-utils
+    command -v qemu-storage-daemon >/dev/null || need_packages qemu-system-common
+    command -v qemu-storage-daemon >/dev/null ||
+        fail "no package brings qemu-storage-daemon" "install it, or measure without it"
+}

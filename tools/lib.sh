@@ -55,9 +55,11 @@ check_platform() {
         # shellcheck source=/dev/null
         version=$(. /etc/os-release && printf '%s' "${VERSION_ID:-}")
     fi
-    if [[ $id != debian || $version != 12 || $(uname -m) != x86_64 ]]; then
-        warn "tested on Debian 12 amd64; this is ${id:-unknown} ${version} $(uname -m)"
-    fi
+    case "$id $version $(uname -m)" in
+    'debian 12 x86_64' | 'debian 13 x86_64' | 'ubuntu 24.04 x86_64') ;;
+    *) warn "meant for Debian 12 and 13 and Ubuntu 24.04, amd64; this is ${id:-unknown}" \
+        "${version} $(uname -m)" ;;
+    esac
 }
 
 missing_packages() {

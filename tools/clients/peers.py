@@ -122,7 +122,7 @@ class Peer(Server):
 
 
 class StorageDaemon(Peer):
-    packages = ["qemu-system-common"]
+    packages = ["qemu-storage-daemon"]
     version = ["qemu-storage-daemon", "--version"]
     export = "disk"
     note = "one file, O_DIRECT over io_uring; no checksums"
