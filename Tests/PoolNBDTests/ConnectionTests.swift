@@ -369,22 +369,6 @@ private let mib = 1 << 20
         #expect(harness.server.nextDeadlineNs == nil)
     }
 
-    @Test func oneHandshakeTooManyDropsTheOldest() throws {
-        let harness = try ServerHarness()
-        var clients: [TestClient] = []
-        for _ in 0...NBDLimits.handshakes {
-            harness.nowNs += 1
-            harness.turn(waitNs: 0)
-            clients.append(harness.connect())
-        }
-        harness.settle()
-        _ = clients[0].read(19)
-        #expect(clients[0].isAtEnd)
-        clients[1].open()
-        clients[1].write(request(3, cookie: 1))
-        #expect(clients[1].simpleReply() == .init(cookie: 1, error: 0))
-    }
-
     @Test func shutdownAnswersWhatIsUnderWayAndEnds() throws {
         let harness = try ServerHarness()
         let path = "/tmp/poold-nbd-test-\(getpid()).sock"

@@ -10,7 +10,7 @@ import Testing
     func everyRequestIsAnsweredOnce(seed: UInt64, structured: Bool) throws {
         let harness = try ServerHarness(counts: [32, 8, 4, 3], pieceCount: 48, seed: seed)
         let client = harness.connect()
-        client.open(structured: structured)
+        client.open(allocation: structured)
         var random = SplitMix(seed: seed)
         var model = [UInt8](repeating: 0, count: 64 << 20)
         for round in 0..<6 {
@@ -25,13 +25,14 @@ import Testing
                 let count = (1 + random.next(longest)) * 512
                 let range = start..<start + count
                 open.insert(cookie)
-                let type = [UInt16(0), 0, 1, 1, 4, 6][random.next(6)]
+                let type = [UInt16(0), 0, 1, 1, 4, 6, 5, structured ? 7 : 5][random.next(8)]
                 var payload: [UInt8] = []
                 switch type {
                 case 0: reads[cookie] = range
                 case 1:
                     payload = pattern(count, slot + 16 * round)
                     model.replaceSubrange(range, with: payload)
+                case 5, 7: break
                 default: model.replaceSubrange(range, with: [UInt8](repeating: 0, count: count))
                 }
                 input += ClientBytes.request(
@@ -49,6 +50,7 @@ import Testing
                         #expect(chunk.data == Array(model[at..<at + chunk.data.count]))
                         parts[chunk.cookie, default: 0] += chunk.data.count
                     }
+                    #expect(chunk.extents.isEmpty == (chunk.type != Wire.Chunk.blockStatus))
                     if chunk.isDone {
                         open.remove(chunk.cookie)
                         #expect(parts[chunk.cookie] == reads[chunk.cookie]?.count)
@@ -73,11 +75,11 @@ import Testing
         var random = SplitMix(seed: 99)
         for _ in 0..<300 {
             let client = harness.connect()
-            client.open(structured: random.next(2) == 0)
+            client.open(allocation: random.next(2) == 0)
             var bytes: [UInt8] = []
             for _ in 0..<20 {
                 bytes += ClientBytes.request(
-                    UInt16(random.next(9)), flags: UInt16(random.next(6)), cookie: 1,
+                    UInt16(random.next(9)), flags: UInt16(random.next(32)), cookie: 1,
                     offset: UInt64(random.next(1 << 18)) * 256,
                     length: UInt32(random.next(64))
                         * UInt32([128, 512, 4096, 1 << 16][random.next(4)]))

@@ -12,6 +12,8 @@ final class MemorySpace {
     var status = RequestStatus.ioError
     /// Nothing is answered while set.
     var isHung = false
+    /// Everything pending is answered in each turn, instead of some of it.
+    var answersAll = false
     var seen: [SpaceRequest] = []
     /// Which grains take up room, and which 4 KiB blocks hold something: what block status tells.
     private(set) var grains: [Bool]
@@ -38,7 +40,8 @@ final class MemorySpace {
     /// Answers some of what is pending.
     func run() -> [SpaceReply] {
         guard hasWork else { return [] }
-        return (0..<1 + random.next(pending.count)).map { _ in
+        let count = answersAll ? pending.count : 1 + random.next(pending.count)
+        return (0..<count).map { _ in
             let request = pending.remove(at: random.next(pending.count))
             let status = carryOut(request)
             return SpaceReply(
@@ -66,7 +69,8 @@ final class MemorySpace {
             lengthBytes: UInt32(end - start), isMapped: isMapped, readsAsZeros: isZero)
     }
 
-    private func mark(_ start: Int, _ count: Int, written: Bool, keepsGrain: Bool) {
+    /// Notes what a write, or a trim, of a range within a grain changes.
+    func mark(_ start: Int, _ count: Int, written: Bool, keepsGrain: Bool) {
         if written {
             for block in start >> 12...(start + count - 1) >> 12 { blocks[block] = true }
             grains[start >> 20] = true
@@ -125,9 +129,11 @@ final class ServerHarness {
     private let baseFreeBytes: Int
 
     /// Exports "tank/0", "tank/1" ... of 64 MiB each.
+    ///
+    /// - Parameter spacesShard: where they are said to be served, if not here.
     init(
         spaceCount: Int = 1, counts: [Int] = [512, 128, 64, 32], pieceCount: Int = 1024,
-        shard: Int = 0, seed: UInt64 = 1
+        shard: Int = 0, spacesShard: Int? = nil, seed: UInt64 = 1
     ) throws {
         arena = BufferArena(counts: counts)
         var options = Ring.Options()
@@ -142,7 +148,7 @@ final class ServerHarness {
         for index in 0..<spaceCount {
             exports.publish(
                 name: "tank/\(index)", space: SpaceHandle(index: UInt32(index), serial: 1),
-                sizeBytes: 64 << 20, isReadOnly: false, shard: shard)
+                sizeBytes: 64 << 20, isReadOnly: false, shard: spacesShard ?? shard)
         }
         server = NBDServer(ring: ring, exports: exports, shard: shard, pieceCount: pieceCount)
         baseFreeBytes = arena.freeBytes
@@ -153,6 +159,9 @@ final class ServerHarness {
         arena.freeBytes == baseFreeBytes && server.shared.freePieces == server.shared.pieces.count
     }
 
+    /// Whether a space has something to answer in the next turn.
+    var hasWork: Bool { spaces.contains { $0.hasWork } }
+
     func turn(waitNs: UInt64 = 1_000_000) {
         nowNs += 1
         ring.forEachCompletion { server.complete(userData: $0, result: $1, flags: $2) }
@@ -161,11 +170,14 @@ final class ServerHarness {
         let requests = server.requests
         server.requests.removeAll()
         for request in requests { spaces[Int(request.space.index)].submit(request) }
-        ring.submitAndWait(timeoutNs: spaces.contains { $0.hasWork } ? 0 : waitNs)
+        ring.submitAndWait(timeoutNs: hasWork ? 0 : waitNs)
     }
 
     /// Turns until nothing has happened for a while.
     func settle() { for _ in 0..<8 { turn() } }
+
+    /// Turns until every client is gone; what is not gone by then stays.
+    func becomeIdle() { for _ in 0..<400 where !server.isIdle { turn(waitNs: 100_000) } }
 
     func connect() -> TestClient {
         var pair: [Int32] = [0, 0]
@@ -181,7 +193,8 @@ final class ServerHarness {
 /// A client whose waits turn the server.
 final class TestClient {
     private(set) var socket: Int32
-    private unowned let harness: ServerHarness
+    /// Whose server is turned while the client waits; set it when the connection changes shards.
+    var harness: ServerHarness
     private(set) var isAtEnd = false
     private var inbox: [UInt8] = []
     private var inboxStart = 0
@@ -227,6 +240,19 @@ final class TestClient {
         return done
     }
 
+    /// Whether the server has closed, as far as that has arrived.
+    func hasEnded() -> Bool {
+        while !isAtEnd, receive() {}
+        return isAtEnd
+    }
+
+    /// Takes so many bytes at most and forgets them.
+    func take(_ count: Int) -> Int {
+        unsafe withUnsafeTemporaryAllocation(byteCount: count, alignment: 16) { memory in
+            unsafe recv(socket, memory.baseAddress!, count, 0)
+        }
+    }
+
     /// Takes what has arrived; false when that is nothing.
     private func receive() -> Bool {
         let room = 1 << 20
@@ -247,7 +273,7 @@ final class TestClient {
     func read(_ count: Int) -> [UInt8] {
         var idleTurns = 0
         while inbox.count - inboxStart < count && idleTurns < 200 && !isAtEnd {
-            if receive() { idleTurns = 0 } else { idleTurns += 1 }
+            if receive() || harness.hasWork { idleTurns = 0 } else { idleTurns += 1 }
             harness.turn(waitNs: idleTurns > 1 ? 1_000_000 : 0)
         }
         let end = min(inbox.count, inboxStart + count)
