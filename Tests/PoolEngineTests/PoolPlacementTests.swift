@@ -93,4 +93,177 @@ import Testing
                 == [DiskNumber(2), DiskNumber(3)])
         #expect(Placement.chooseMetadataDisks(rooms([0, 4]), copies: 2) == [DiskNumber(1)])
     }
+
+    // MARK: - fault domains
+
+    /// Rooms on four disks, and every way of putting the disks into at most three enclosures.
+    private func eachWorld(_ body: ([Placement.Room], _ slabs: [Int]) -> Void) {
+        for tags in 0..<27 {
+            let tag = [0, tags % 3, tags / 3 % 3, tags / 9]
+            for a in 0...3 {
+                for b in 0...3 {
+                    for c in 0...2 {
+                        for d in 0...2 {
+                            let slabs = [a, b, c, d]
+                            body(
+                                slabs.indices.map {
+                                    Placement.Room(
+                                        disk: DiskNumber(UInt16($0)), slabs: slabs[$0],
+                                        domain: .enclosure("e\(tag[$0])"))
+                                }, slabs)
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    private func domains(_ chosen: [DiskNumber], _ rooms: [Placement.Room]) -> [FaultDomain] {
+        chosen.map { rooms[Int($0.rawValue)].domain }
+    }
+
+    /// Automatic groups, one after the other, until nothing fits.
+    private func fill(
+        _ rooms: [Placement.Room], copies: Int, _ body: ([DiskNumber], [Placement.Room]) -> Void
+    ) {
+        var rest = rooms
+        while let chosen = Placement.chooseGroup(
+            rest, copies: copies, columns: 0, slabLimit: 60)
+        {
+            #expect(Set(chosen).count == chosen.count && chosen.count % copies == 0)
+            for disk in chosen { rest[Int(disk.rawValue)].slabs -= 1 }
+            guard rest.allSatisfy({ $0.slabs >= 0 }) else { return }
+            body(chosen, rooms)
+        }
+    }
+
+    /// Whatever the domains are, all that plain disk placement could use is used.
+    @Test func domainsStrandNothing() {
+        for copies in 1...3 {
+            var known: [[Int]: Int] = [:]
+            eachWorld { rooms, slabs in
+                var columns = 0
+                fill(rooms, copies: copies) { chosen, _ in columns += chosen.count / copies }
+                #expect(columns == bruteForce(slabs, copies: copies, &known), "\(rooms)")
+            }
+        }
+    }
+
+    /// As many mirrored columns are kept apart as the domains' rooms allow, and those come first.
+    @Test func mirrorsAreKeptApartWhileThatIsPossible() {
+        eachWorld { rooms, slabs in
+            let byDomain = Dictionary(grouping: rooms, by: \.domain)
+                .mapValues { $0.reduce(0) { $0 + $1.slabs } }
+            let possible = Placement.columnsThatFit(Array(byDomain.values), copies: 2)
+            var apart = 0
+            var isMixed = false
+            fill(rooms, copies: 2) { chosen, rooms in
+                if Placement.isSeparated(domains(chosen, rooms), copies: 2) {
+                    #expect(!isMixed, "a group apart follows one that is not: \(rooms)")
+                    apart += chosen.count / 2
+                } else {
+                    isMixed = true
+                }
+            }
+            #expect(apart == possible, "\(rooms)")
+        }
+    }
+
+    /// With every disk its own domain nothing is different from having none.
+    @Test func tagsThatGroupNothingChangeNothing() {
+        eachRoom { slabs in
+            let plain = rooms(slabs)
+            let tagged = plain.map {
+                Placement.Room(
+                    disk: $0.disk, slabs: $0.slabs, domain: .rack("r\($0.disk.rawValue)"))
+            }
+            for copies in 1...3 {
+                for columns in 0...2 {
+                    #expect(
+                        Placement.chooseGroup(plain, copies: copies, columns: columns, slabLimit: 60)
+                            == Placement.chooseGroup(
+                                tagged, copies: copies, columns: columns, slabLimit: 60))
+                }
+            }
+        }
+    }
+
+    /// A fixed width is placed whenever it is without domains, and apart whenever that strands
+    /// nothing more.
+    @Test func fixedWidthIsKeptApartWhereThatCostsNothing() {
+        let copies = 2
+        eachWorld { rooms, slabs in
+            for width in 1...2 {
+                let chosen = Placement.chooseGroup(
+                    rooms, copies: copies, columns: width, slabLimit: 60)
+                let plain = Placement.chooseGroup(
+                    self.rooms(slabs), copies: copies, columns: width, slabLimit: 60)
+                #expect((chosen == nil) == (plain == nil))
+                guard let chosen, let plain else { return }
+                let left = { (taken: [DiskNumber]) in
+                    var rest = slabs
+                    for disk in taken { rest[Int(disk.rawValue)] -= 1 }
+                    return Placement.columnsThatFit(rest, copies: copies)
+                }
+                #expect(left(chosen) >= left(plain))
+                if width == 1, !Placement.isSeparated(domains(chosen, rooms), copies: copies) {
+                    for a in rooms where a.slabs > 0 {
+                        for b in rooms where b.slabs > 0 && a.domain != b.domain {
+                            #expect(left([a.disk, b.disk]) < left(plain), "\(rooms)")
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    @Test func twoEnclosuresHoldOneCopyEach() {
+        let rooms = (0..<8).map {
+            Placement.Room(
+                disk: DiskNumber(UInt16($0)), slabs: 9, domain: .enclosure($0 < 4 ? "a" : "b"))
+        }
+        let chosen = Placement.chooseGroup(rooms, copies: 2, columns: 0, slabLimit: 60)
+        #expect(chosen?.count == 8)
+        #expect(Placement.isSeparated(domains(chosen ?? [], rooms), copies: 2))
+        // Three disks and one: a group is as wide as the smaller enclosure.
+        let uneven = (0..<4).map {
+            Placement.Room(
+                disk: DiskNumber(UInt16($0)), slabs: 9, domain: .enclosure($0 < 3 ? "a" : "b"))
+        }
+        let narrow = Placement.chooseGroup(uneven, copies: 2, columns: 0, slabLimit: 60)
+        #expect(narrow?.count == 2 && narrow?.contains(DiskNumber(3)) == true)
+        // Enough domains for every slab of the group: all are distinct.
+        let four = (0..<12).map {
+            Placement.Room(
+                disk: DiskNumber(UInt16($0)), slabs: 9, domain: .rack("r\($0 / 3)"))
+        }
+        let wide = Placement.chooseGroup(four, copies: 2, columns: 2, slabLimit: 60) ?? []
+        #expect(wide.count == 4 && Set(domains(wide, four)).count == 4)
+    }
+
+    @Test func aDomainIsTheWidestThatIsTagged() {
+        var record = DiskRecord(
+            number: DiskNumber(7), uuid: PoolUUID(high: 0, low: 7), sizeBytes: 1 << 30,
+            mediaClass: .hdd, state: .online, enclosure: "", node: "", rack: "", pathHint: "")
+        #expect(FaultDomain(record) == .disk(DiskNumber(7)))
+        record.enclosure = "e"
+        #expect(FaultDomain(record) == .enclosure("e"))
+        record.node = "n"
+        #expect(FaultDomain(record) == .node("n"))
+        record.rack = "r"
+        #expect(FaultDomain(record) == .rack("r"))
+    }
+
+    @Test func metadataGoesToDistinctDomainsFirst() {
+        let rooms = [(9, "a"), (8, "a"), (1, "b")].enumerated().map {
+            Placement.Room(
+                disk: DiskNumber(UInt16($0.offset)), slabs: $0.element.0,
+                domain: .enclosure($0.element.1))
+        }
+        #expect(
+            Placement.chooseMetadataDisks(rooms, copies: 2) == [DiskNumber(0), DiskNumber(2)])
+        #expect(
+            Placement.chooseMetadataDisks(rooms, copies: 3)
+                == [DiskNumber(0), DiskNumber(2), DiskNumber(1)])
+    }
 }

@@ -18,9 +18,7 @@ extension Pool {
         while true {
             try await reserveGenerations()
             let granted = try await holding(tableLock) { () async throws(PoolError) in
-                let rooms = disks.map {
-                    Placement.Room(disk: $0.number, slabs: $0.grantableSlabs)
-                }
+                let rooms = rooms(\.grantableSlabs)
                 guard
                     let chosen = Placement.chooseGroup(
                         rooms, copies: copies, columns: columns,
@@ -32,7 +30,11 @@ extension Pool {
                 await recordFailures()
                 continue
             }
-            let isSolid = granted.allSatisfy { disk($0.address.disk)?.label.mediaClass == .ssd }
+            // As its owner says now, which need not be what its label said at first.
+            let media = Dictionary(
+                configuration.disks.map { ($0.number, $0.mediaClass) },
+                uniquingKeysWith: { first, _ in first })
+            let isSolid = granted.allSatisfy { media[$0.address.disk] == .ssd }
             return GroupRecord(
                 id: id, layout: layout, mediaClass: isSolid ? .ssd : .hdd, copies: UInt8(copies),
                 columns: UInt16(granted.count / copies), unitBytes: unitBytes, rotation: 0,

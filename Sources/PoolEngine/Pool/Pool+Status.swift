@@ -22,6 +22,10 @@ extension Pool {
         public var uuid: PoolUUID
         public var pathHint: String
         public var mediaClass: MediaClass
+        /// Fault domain tags; empty where unset.
+        public var enclosure: String
+        public var node: String
+        public var rack: String
         /// A disk that is not here is missing, whatever its record says.
         public var state: DiskState
         public var sizeBytes: UInt64
@@ -47,6 +51,8 @@ extension Pool {
         public var allocatedBytes: UInt64
         /// Logical: addresses that hold something.
         public var mappedBytes: UInt64
+        /// Writes that wait for the pool to have room.
+        public var waitingWrites: Int
         public var epoch: UInt64
         /// For requests; nil while the space is not open.
         public var handle: SpaceHandle?
@@ -77,7 +83,8 @@ extension Pool {
         if disk?.serves == false { state = .failed }
         return DiskStatus(
             number: record.number, uuid: record.uuid, pathHint: record.pathHint,
-            mediaClass: record.mediaClass, state: state, sizeBytes: record.sizeBytes,
+            mediaClass: record.mediaClass, enclosure: record.enclosure, node: record.node,
+            rack: record.rack, state: state, sizeBytes: record.sizeBytes,
             allocatedBytes: slabs * UInt64(Units.slabBytes),
             errors: disk?.errors ?? DiskErrorCounters(), device: disk?.device,
             failure: disk?.failure ?? "")
@@ -96,9 +103,17 @@ extension Pool {
             resiliency: record.resiliency, columns: Int(record.columns),
             interleaveBytes: record.interleaveBytes, flags: record.flags,
             whenFull: record.whenFull, allocatedBytes: allocatedBytes,
-            mappedBytes: space?.mappedBytes ?? 0,
+            mappedBytes: space?.mappedBytes ?? 0, waitingWrites: 0,
             epoch: fences.first { $0.lineage == record.lineage }?.epoch ?? 0,
             handle: space?.handle, lostDisks: (lost + absent).sorted(), reason: reason)
+    }
+
+    /// Of the disks that take writes: what there is, and what of it is granted.
+    public var fillBytes: (capacity: UInt64, allocated: UInt64) {
+        let slabBytes = UInt64(Units.slabBytes)
+        let capacity = servingDisks.reduce(0) { $0 + UInt64($1.layout.slabCount) }
+        let free = servingDisks.reduce(0) { $0 + UInt64($1.freeSlabs) }
+        return (capacity * slabBytes, (capacity - free) * slabBytes)
     }
 
     func allocatedByLineage() -> [Lineage: UInt64] {

@@ -146,8 +146,17 @@ public final class Pool: @unchecked Sendable {
 
     /// The disks for the metadata of a new space: the most room first, at most `copies`.
     func metadataDisks(copies: Int) -> [DiskNumber] {
-        let rooms = disks.map { Placement.Room(disk: $0.number, slabs: $0.pieceRoom) }
-        return Placement.chooseMetadataDisks(rooms, copies: copies)
+        Placement.chooseMetadataDisks(rooms(\.pieceRoom), copies: copies)
+    }
+
+    /// What each disk has room for, and what it fails together with.
+    func rooms(_ slabs: (Disk) -> Int) -> [Placement.Room] {
+        let domains = Dictionary(
+            configuration.disks.map { ($0.number, FaultDomain($0)) },
+            uniquingKeysWith: { first, _ in first })
+        return disks.map {
+            Placement.Room(disk: $0.number, slabs: slabs($0), domain: domains[$0.number])
+        }
     }
 
     // MARK: - counters

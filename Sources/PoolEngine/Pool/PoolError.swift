@@ -43,6 +43,7 @@ public enum PoolError: Error, Hashable, Sendable {
     case noQuorum(pool: String)
     case configurationRefused(FormatError)
     case numbersExhausted
+    case diskUnknown(DiskNumber)
 
     // Spaces.
     case badSpaceName(String)
@@ -107,6 +108,7 @@ extension PoolError {
         case .noQuorum(let pool): "pool \(pool) cannot record changes: too few disks take them"
         case .configurationRefused(let error): "the change does not fit: \(error.description)"
         case .numbersExhausted: "the pool has used up its numbers"
+        case .diskUnknown(let number): "there is no disk\(number.rawValue)"
         case .badSpaceName(let name): "\"\(name)\" cannot be a space's name"
         case .nameTaken(let name): "a space named \(name) exists"
         case .nameUnknown(let name): "there is no space named \(name)"
@@ -161,6 +163,7 @@ extension PoolError {
         case .noQuorum: "bring back its disks and restart poold"
         case .configurationRefused: "use fewer or shorter names"
         case .numbersExhausted: "make a new pool"
+        case .diskUnknown: "see disk ls"
         case .nameTaken: "choose another name"
         case .nameUnknown: "see space ls"
         case .tooManySpaces: "destroy one, or make a second pool"
