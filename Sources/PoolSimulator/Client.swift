@@ -18,6 +18,8 @@ struct SpaceShape: Sendable {
     var interleaveBytes: UInt32
     var checksums: Bool
     var whenFull: WhenFull
+    /// Every grain is mapped when the space is made.
+    var isFixed = false
 }
 
 /// A request under way.
@@ -30,6 +32,13 @@ struct ClientRequest {
     /// Where its buffer is, or nil.
     var buffer: Int?
     var client: Int
+
+    var changesSpace: Bool {
+        switch kind {
+        case .write, .trim, .writeZeroes: true
+        case .read, .flush, .blockStatus, .cache: false
+        }
+    }
 }
 
 /// The clients of a machine: they submit, check every reply, and keep the models.
@@ -118,7 +127,7 @@ final class Clients {
 
     // MARK: - requests
 
-    /// Submits one request of at most a grain.
+    /// Submits one request; of at most a grain, unless it asks for block status.
     ///
     /// - Returns: false when there is no buffer, no room in the engine, or no such space now.
     @discardableResult
@@ -198,7 +207,10 @@ final class Clients {
             spaces[index].model.replyFlush(request.number, ok: ok)
         case .write, .trim, .writeZeroes:
             spaces[index].model.replyChange(request.number, ok: ok)
-        case .blockStatus, .cache: spaces[index].model.failRead(request.number)
+        case .cache: spaces[index].model.failRead(request.number)
+        case .blockStatus:
+            guard ok else { return spaces[index].model.failRead(request.number) }
+            takeStatus(reply.extent, request, index)
         case .read:
             guard ok, let buffer = request.buffer, let engine = machine.engine else {
                 return spaces[index].model.failRead(request.number)
@@ -213,14 +225,39 @@ final class Clients {
         }
     }
 
+    private func takeStatus(_ extent: SpaceExtent, _ request: ClientRequest, _ index: Int) {
+        let (length, first) = (Int(extent.lengthBytes), request.sectors.lowerBound)
+        guard length % 512 == 0 else {
+            return machine.fail("\(spaces[index].name): an extent of \(length) bytes")
+        }
+        let told = SpaceModel.Extent(
+            sectors: first..<first + length / 512, isMapped: extent.isMapped,
+            readsAsZeros: extent.readsAsZeros)
+        if let wrong = spaces[index].model.replyStatus(
+            request.number, asked: request.sectors, told,
+            isFixed: spaces[index].parameters.isFixed)
+        {
+            machine.fail("\(spaces[index].name): status of \(request.sectors): \(wrong)")
+        }
+    }
+
     /// Nothing fails here that no fault was put in for.
     private func judge(_ status: RequestStatus, _ request: ClientRequest, _ space: String) {
         switch status {
-        case .noSpace where mayRunOutOfRoom && request.kind != .read && request.kind != .flush:
-            refusedForRoom += 1
+        case .noSpace where mayRunOutOfRoom && request.changesSpace: refusedForRoom += 1
         case .ok, .ioError, .noSpace, .readOnly, .invalid, .shutdown:
             machine.fail("\(space): \(request.kind) of \(request.sectors) failed: \(status)")
         }
+    }
+
+    /// Lets a request end, or something that one waits for.
+    ///
+    /// - Returns: false when the power is due, something is wrong, or nothing is under way.
+    func waitForRoom() -> Bool {
+        guard machine.violation == nil, !machine.isCutDue else { return false }
+        let before = inFlight.count
+        machine.settle()
+        return inFlight.count < before || machine.step()
     }
 
     /// Steps the machine until no request is in flight.

@@ -32,15 +32,15 @@ public final class Exhaustive {
         public var violation: String?
     }
 
-    private let workload: ExhaustiveWorkload
+    private let workload: Workload
     private let options: Options
     private var report: Report
     private var boundary = 0
 
-    public init(_ workload: ExhaustiveWorkload, options: Options = Options()) {
+    public init(_ workload: Workload, options: Options = Options()) {
         self.workload = workload
         self.options = options
-        report = Report(workload: workload.rawValue)
+        report = Report(workload: workload.name)
     }
 
     public func run() -> Report {
@@ -52,16 +52,17 @@ public final class Exhaustive {
 
     /// The workload without any cut: must pass, and says how many operations it has.
     public func runWithoutCuts() -> String? {
-        let (machine, site) = workload.scene(seed: 1)
-        workload.prepare(site)
-        workload.body(site)
-        return machine.violation ?? Self.check(site, seed: 1)
+        let (machine, stage) = workload.scene(seed: 1)
+        workload.prepare(stage)
+        workload.run(body: stage)
+        return machine.violation ?? Self.check(stage.site, seed: 0)
     }
 
     private func runOnce(_ seed: UInt64) {
         boundary = 0
-        let (machine, site) = workload.scene(seed: seed, verbose: options.verbose)
-        workload.prepare(site)
+        let (machine, stage) = workload.scene(seed: seed, verbose: options.verbose)
+        let site = stage.site
+        workload.prepare(stage)
         let first = machine.operationsEnded
         machine.onBoundary = { [unowned self, unowned machine, unowned site] in
             self.boundary += 1
@@ -69,14 +70,14 @@ public final class Exhaustive {
             self.report.boundaries += 1
             self.cut(machine, site, seed)
         }
-        workload.body(site)
+        workload.run(body: stage)
         machine.onBoundary = nil
         if let violation = machine.violation, report.violation == nil {
-            report.violation = "\(workload.rawValue), schedule \(seed), no cut: \(violation)"
+            report.violation = "\(workload.name), schedule \(seed), no cut: \(violation)"
         }
         report.deviceOperations += machine.operationsEnded - first
         if report.violation == nil, let wrong = Self.check(site, seed: seed) {
-            report.violation = "\(workload.rawValue), schedule \(seed), at the end: \(wrong)"
+            report.violation = "\(workload.name), schedule \(seed), at the end: \(wrong)"
         }
     }
 
@@ -110,7 +111,7 @@ public final class Exhaustive {
             crashed.onBoundary = nil
             if let wrong, report.violation == nil {
                 report.violation =
-                    "\(workload.rawValue), schedule \(schedule), boundary \(boundary), \(fate): "
+                    "\(workload.name), schedule \(schedule), boundary \(boundary), \(fate): "
                     + wrong
             }
         }
@@ -132,7 +133,7 @@ public final class Exhaustive {
             let successor = Site(again, state: site.state)
             if let found = Self.recoverAndCheck(successor, seed: seed) {
                 self.report.violation =
-                    "\(self.workload.rawValue), boundary \(self.boundary), "
+                    "\(self.workload.name), boundary \(self.boundary), "
                     + "recovery boundary \(second), \(fate): \(found)"
             }
         }
@@ -142,21 +143,28 @@ public final class Exhaustive {
         .dropAll, .sectors(percent: 50), .keepAll, .operations(percent: 50),
     ]
 
-    /// Reopens after a crash and reads back everything that was ever touched, twice.
+    /// Reopens after a crash, compares who owns what, and reads back everything that was ever
+    /// touched.
     static func recoverAndCheck(_ site: Site, seed: UInt64) -> String? {
         guard site.recover() else { return site.machine.violation ?? "the pool does not open" }
         return check(site, seed: seed)
     }
 
+    /// For some a second time: what was read stays. For some to the very end: what is trimmed and
+    /// destroyed leaves nothing behind.
     private static func check(_ site: Site, seed: UInt64) -> String? {
         var random = SeededRandom(seed: seed)
         guard site.isOpen else { return site.machine.violation }
         site.clients.finish()
-        // A second time for some: what was read stays.
         for _ in 0..<(seed % 4 == 0 ? 2 : 1) {
             guard site.verify(.touched, sample: &random) else {
                 return site.machine.violation ?? "verification did not end"
             }
+        }
+        // What comes now is no part of a recovery that is cut at every boundary.
+        site.machine.onBoundary = nil
+        if seed % 8 == 0, !site.leavesNothingBehind() {
+            return site.machine.violation ?? "the end did not end"
         }
         return site.machine.violation
     }

@@ -44,9 +44,9 @@ public struct MutantRun: Sendable {
     }
 
     private func withoutCrashes() -> String? {
-        for workload in ExhaustiveWorkload.allCases where !workload.crashesByItself {
+        for workload in Workload.all where !workload.crashesByItself {
             if let violation = Exhaustive(workload).runWithoutCuts() {
-                return "\(workload.rawValue): \(violation)"
+                return "\(workload.name): \(violation)"
             }
         }
         for seed in faultFreeSeeds {
@@ -60,15 +60,20 @@ public struct MutantRun: Sendable {
         return nil
     }
 
+    /// First every workload at some of its crash points, then at all of them, then seeds.
     private func withCrashes() -> String? {
-        for workload in ExhaustiveWorkload.allCases {
-            var options = Exhaustive.Options()
-            options.schedules = 1
-            options.recoveryStride = 23
-            if let violation = Exhaustive(workload, options: options).run().violation {
-                return "exhaustive \(violation)"
+        for stride in [5, 1] {
+            for workload in Workload.all {
+                var options = Exhaustive.Options()
+                options.schedules = 1
+                options.stride = stride
+                options.randomFates = 2
+                options.recoveryStride = 61
+                if let violation = Exhaustive(workload, options: options).run().violation {
+                    return "exhaustive \(violation)"
+                }
+                progress("\(workload.name) does not see it, every \(stride). cut")
             }
-            progress("\(workload.rawValue) does not see it")
         }
         for seed in seeds {
             if let violation = SeedRun(seed: seed).run().violation {

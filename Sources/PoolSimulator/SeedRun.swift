@@ -147,13 +147,15 @@ public final class SeedRun {
         traffic.refill(site.clients)
     }
 
-    /// Everything that is there is read, closed, opened and read again.
+    /// Everything that is there is read, closed, opened and read again; then it goes, and leaves
+    /// nothing behind.
     private func finish() {
         machine.cutAtOperation = nil
         machine.onStep = nil
         site.clients.finish()
         guard site.verify(.wholeGrains, sample: &random), site.close(export: false),
-            site.recover(), site.verify(.wholeGrains, sample: &random)
+            site.recover(), site.verify(.wholeGrains, sample: &random),
+            site.leavesNothingBehind()
         else { return }
         _ = site.destroyPool()
     }

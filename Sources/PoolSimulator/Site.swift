@@ -96,13 +96,13 @@ final class Site {
             sectorBytes: UInt32(disk.sectorBytes), supportsDiscard: disk.supportsDiscard)
     }
 
-    private enum ControlResult: Sendable {
+    enum ControlResult: Sendable {
         case done
         case refused(PoolError)
     }
 
     /// Done; refused, which is a violation unless room is short; or nil: the power went.
-    private func control(
+    func control(
         _ what: String, _ body: @escaping @Sendable (Pool) async throws(PoolError) -> Void
     ) -> ControlResult? {
         guard let pool else { return nil }
@@ -177,7 +177,7 @@ final class Site {
         let parameters = Pool.SpaceParameters(
             name: name, sizeBytes: shape.sizeBytes, resiliency: shape.resiliency,
             columns: Int(shape.columns), interleaveBytes: shape.interleaveBytes,
-            flags: shape.checksums ? [] : .noChecksums, whenFull: shape.whenFull)
+            flags: shape.flags, whenFull: shape.whenFull)
         let result = control("create space \(name) \(shape)") { pool async throws(PoolError) in
             _ = try await pool.createSpace(parameters)
         }
@@ -329,95 +329,6 @@ final class Site {
         if pool.configuration.spaces.count != clients.spaces.count {
             machine.fail("the pool has a space nobody knows")
         }
-        return machine.violation == nil
-    }
-
-    // MARK: - verification
-
-    enum Verification {
-        /// Sectors that may hold more than one version, and a random sample.
-        case unsettled
-        /// Every sector that was ever touched, with its neighbours.
-        case touched
-        /// Every grain that was ever touched, and the first that was not.
-        case wholeGrains
-    }
-
-    /// Reads back and checks.
-    ///
-    /// - Returns: false when the power went again, or something is wrong.
-    func verify(_ verification: Verification, sample: inout SeededRandom) -> Bool {
-        for index in clients.spaces.indices {
-            for sectors in wanted(verification, clients.spaces[index].model, &sample) {
-                while !clients.submit(.read, space: index, sectors: sectors) {
-                    guard clients.requestsInFlight > 0, machine.violation == nil,
-                        !machine.isCutDue, machine.step()
-                    else { return false }
-                }
-                if clients.requestsInFlight > 8, !machine.step() { return false }
-                if machine.isCutDue { return false }
-            }
-        }
-        clients.finish()
-        return machine.violation == nil && !machine.isCutDue
-    }
-
-    private func wanted(
-        _ verification: Verification, _ model: SpaceModel, _ sample: inout SeededRandom
-    ) -> [Range<Int>] {
-        switch verification {
-        case .unsettled:
-            var wanted = runs(of: model.unsettledSectors())
-            for _ in 0..<4 {
-                let start = sample.below(model.sectors)
-                let end = min(start + sample.within(1...64), model.sectors)
-                wanted.append(contentsOf: Self.withinGrains(start..<end))
-            }
-            return wanted
-        case .touched:
-            // Block by block, each with the block behind it.
-            var sectors: [Int] = []
-            var untilBlock = 0
-            for block in 0..<model.sectors / 8 {
-                let range = block * 8..<block * 8 + 8
-                if range.contains(where: { model.isTouched($0) }) { untilBlock = block + 2 }
-                if block < untilBlock { sectors.append(contentsOf: range) }
-            }
-            return runs(of: sectors)
-        case .wholeGrains:
-            var wanted: [Range<Int>] = []
-            var sawUntouched = false
-            for grain in 0..<model.sectors / 2048 {
-                let range = grain * 2048..<(grain + 1) * 2048
-                let touched = range.contains { model.isTouched($0) }
-                if touched || !sawUntouched { wanted.append(range) }
-                if !touched { sawUntouched = true }
-            }
-            return wanted
-        }
-    }
-
-    private func runs(of sectors: [Int]) -> [Range<Int>] {
-        var result: [Range<Int>] = []
-        for sector in sectors {
-            if let last = result.last, last.upperBound == sector, sector % 2048 != 0 {
-                result[result.count - 1] = last.lowerBound..<sector + 1
-            } else {
-                result.append(sector..<sector + 1)
-            }
-        }
-        return result
-    }
-
-    /// Cuts a range at grain boundaries.
-    static func withinGrains(_ sectors: Range<Int>) -> [Range<Int>] {
-        var pieces: [Range<Int>] = []
-        var start = sectors.lowerBound
-        while start < sectors.upperBound {
-            let end = min(sectors.upperBound, (start / 2048 + 1) * 2048)
-            pieces.append(start..<end)
-            start = end
-        }
-        return pieces
+        return audit()
     }
 }

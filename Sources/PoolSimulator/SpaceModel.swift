@@ -16,16 +16,16 @@
 /// 6. A failed write may be there or not, replaces nothing, and is never durable by itself.
 public struct SpaceModel: Sendable {
     public let serial: UInt64
-    public let sectors: Int
+    public var sectors: Int { history.sectors }
 
-    private var history: [SectorHistory]
+    private(set) var history: SectorTable
     /// Number 0 is the zeros of a space just made.
-    private var operations: [ModelOperation]
+    private(set) var operations: [ModelOperation]
     private var readsInFlight: [UInt32: UInt32] = [:]
     private var flushesInFlight: [UInt32: UInt32] = [:]
     /// Latest submission of a completed FLUSH: what was acknowledged before is durable.
     private var flushedUntil: UInt32 = 0
-    private var now: UInt32 = 1
+    private(set) var now: UInt32 = 1
     private var nextTicket: UInt32 = 1
     private var crashedAt: UInt32 = 0
     /// Operations before this one belong to an earlier life of the machine.
@@ -33,8 +33,7 @@ public struct SpaceModel: Sendable {
 
     public init(serial: UInt64, sizeBytes: UInt64) {
         self.serial = serial
-        sectors = Int(sizeBytes) / Stamp.sectorBytes
-        history = [SectorHistory](repeating: SectorHistory(), count: sectors)
+        history = SectorTable(sectors: Int(sizeBytes) / Stamp.sectorBytes)
         operations = [
             ModelOperation(
                 writes: false, fua: false, submitted: 0, replied: 0, certain: true,
@@ -75,6 +74,12 @@ public struct SpaceModel: Sendable {
         operations[Int(number)].certain = ok
     }
 
+    /// The space ends elsewhere now: what lay past the new end is gone, what is new is zeros.
+    public mutating func resize(sizeBytes: UInt64) {
+        now += 1
+        history.resize(sectors: Int(sizeBytes) / Stamp.sectorBytes)
+    }
+
     /// Any FLUSH of any client.
     public mutating func submitFlush() -> UInt32 {
         now += 1
@@ -106,7 +111,7 @@ public struct SpaceModel: Sendable {
     /// and what is durable limits what may be found.
     public mutating func crash() {
         now += 1
-        for sector in 0..<sectors where !history[sector].isSingle {
+        for sector in unsettledSectors() {
             let all = history[sector].entries
             history[sector].entries = all.filter { entry in
                 !all.contains { isDurable($0) && replaces($0, entry) }
@@ -150,6 +155,12 @@ public struct SpaceModel: Sendable {
 
     // MARK: - reading
 
+    /// Takes a read's ticket back: when it was submitted, or nil if it was answered before.
+    mutating func endRead(_ ticket: UInt32) -> UInt32? {
+        now += 1
+        return readsInFlight.removeValue(forKey: ticket)
+    }
+
     /// Checks what a read returned, and learns from it.
     ///
     /// - Parameter bytes: `range.count` sectors.
@@ -157,10 +168,7 @@ public struct SpaceModel: Sendable {
     public mutating func replyRead(
         _ ticket: UInt32, sectors range: Range<Int>, bytes: UnsafeRawBufferPointer
     ) -> String? {
-        now += 1
-        guard let submitted = readsInFlight.removeValue(forKey: ticket) else {
-            return "a read was answered twice"
-        }
+        guard let submitted = endRead(ticket) else { return "a read was answered twice" }
         for sector in range {
             let at = (sector - range.lowerBound) * Stamp.sectorBytes
             let content = unsafe Stamp.read(
@@ -172,7 +180,7 @@ public struct SpaceModel: Sendable {
         return nil
     }
 
-    private mutating func judge(
+    mutating func judge(
         _ sector: Int, _ content: Stamp.Content, submitted: UInt32
     ) -> String? {
         switch content {
@@ -222,7 +230,7 @@ public struct SpaceModel: Sendable {
         return nil
     }
 
-    private func allowed(
+    func allowed(
         _ entry: SectorEntry, in all: [SectorEntry], submitted: UInt32
     ) -> Bool {
         // With nothing in flight since the submission, what another read found is still there.
@@ -257,12 +265,12 @@ public struct SpaceModel: Sendable {
     private func operation(_ entry: SectorEntry) -> ModelOperation {
         operations[Int(entry.operation)]
     }
-    private func replied(_ entry: SectorEntry) -> UInt32 { operation(entry).replied }
+    func replied(_ entry: SectorEntry) -> UInt32 { operation(entry).replied }
     /// When an entry began to be what is there: its acknowledgement, or the read that settled it.
     private func acknowledged(_ entry: SectorEntry) -> UInt32 {
         entry.settled ? entry.start : replied(entry)
     }
-    private func isZeroes(_ entry: SectorEntry) -> Bool { !operation(entry).writes }
+    func isZeroes(_ entry: SectorEntry) -> Bool { !operation(entry).writes }
     private func isCertain(_ entry: SectorEntry) -> Bool {
         entry.settled || operation(entry).certain
     }
@@ -293,19 +301,23 @@ public struct SpaceModel: Sendable {
 
     /// Sectors that may hold more than one version: worth a read after a crash.
     public func unsettledSectors() -> [Int] {
-        (0..<sectors).filter { !history[$0].isSingle }
+        history.touchedGrains.flatMap { grain in
+            let first = grain * SectorTable.sectorsPerGrain
+            return (first..<first + SectorTable.sectorsPerGrain).filter { !history[$0].isSingle }
+        }
     }
 
     /// Whether anything but the zeros of a new space may be there.
-    public func isTouched(_ sector: Int) -> Bool {
-        !history[sector].isSingle || history[sector].first.operation != 0
-    }
+    public func isTouched(_ sector: Int) -> Bool { !history[sector].isUntouched }
+
+    /// Grains that a change was ever submitted to, ascending.
+    public var touchedGrains: [Int] { history.touchedGrains }
 
     private func describe(_ head: Stamp.Head) -> String {
         "operation \(head.operation), space \(head.space), sector \(head.sector)"
     }
 
-    private func allowedText(_ sector: Int, _ submitted: UInt32) -> String {
+    func allowedText(_ sector: Int, _ submitted: UInt32) -> String {
         let all = history[sector].entries
         let names = all.filter { allowed($0, in: all, submitted: submitted) }.map { entry in
             let kind = isZeroes(entry) ? "zeros of" : "write"
@@ -314,48 +326,4 @@ public struct SpaceModel: Sendable {
         }
         return "[" + names.joined(separator: "; ") + "]"
     }
-}
-
-/// One client operation that changes a space.
-struct ModelOperation: Sendable {
-    /// False for trims, zeroes and the fresh space: their bytes are zeros.
-    var writes: Bool
-    var fua: Bool
-    var submitted: UInt32
-    /// `.max` while it is in flight.
-    var replied: UInt32
-    /// Known to have been applied.
-    var certain: Bool
-    /// Was durable when a crash came.
-    var sealedDurable = false
-}
-
-/// One version of one sector.
-struct SectorEntry: Sendable {
-    var operation: UInt32
-    /// Its submission, or the later read that found it there.
-    var start: UInt32
-    /// Found there by a read while nothing else was in flight.
-    var settled: Bool
-    /// Found there after a crash.
-    var durableBySettling = false
-}
-
-/// The versions of one sector; nearly always one, which needs no memory of its own.
-struct SectorHistory: Sendable {
-    private(set) var first = SectorEntry(operation: 0, start: 0, settled: false)
-    private var more: [SectorEntry] = []
-
-    var isSingle: Bool { more.isEmpty }
-
-    var entries: [SectorEntry] {
-        get { [first] + more }
-        set {
-            precondition(!newValue.isEmpty)
-            first = newValue[0]
-            more = Array(newValue.dropFirst())
-        }
-    }
-
-    mutating func append(_ entry: SectorEntry) { more.append(entry) }
 }

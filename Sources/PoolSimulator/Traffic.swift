@@ -17,6 +17,7 @@ struct Traffic {
         var flush: Int
         var trim: Int
         var zeroes: Int
+        var status: Int
         var fuaPercent: Int
         var hotPercent: Int
     }
@@ -29,7 +30,7 @@ struct Traffic {
         weights = Weights(
             read: random.within(10...40), write: random.within(30...60),
             flush: random.within(1...8), trim: random.within(0...12),
-            zeroes: random.within(0...10), fuaPercent: random.pick([0, 5, 10, 50]),
+            zeroes: random.within(0...10), status: random.within(0...10), fuaPercent: random.pick([0, 5, 10, 50]),
             hotPercent: random.pick([50, 80, 95]))
     }
 
@@ -54,6 +55,7 @@ struct Traffic {
         }
         let total =
             weights.read + weights.write + weights.flush + weights.trim + weights.zeroes
+            + weights.status
         var draw = random.below(total)
         let fua: SpaceRequest.Flags = random.chance(weights.fuaPercent) ? .fua : []
         let sectors = range(clients.spaces[index])
@@ -72,6 +74,8 @@ struct Traffic {
             clients.submit(.flush, space: index, sectors: 0..<0, client: client)
             return
         }
+        draw -= weights.status
+        if draw < 0 { return submitStatus(clients, client, index, sectors) }
         draw -= weights.trim
         if draw < 0 {
             clients.submit(.trim, flags: fua, space: index, sectors: sectors, client: client)
@@ -79,6 +83,19 @@ struct Traffic {
         }
         let flags = random.chance(50) ? fua.union(.noHole) : fua
         clients.submit(.writeZeroes, flags: flags, space: index, sectors: sectors, client: client)
+    }
+
+    /// Block status of a few sectors, or of everything up to the end; now and then a cache.
+    private mutating func submitStatus(
+        _ clients: Clients, _ client: Int, _ index: Int, _ sectors: Range<Int>
+    ) {
+        if random.chance(20) {
+            clients.submit(.cache, space: index, sectors: sectors, client: client)
+            return
+        }
+        let end = random.chance(50) ? clients.spaces[index].model.sectors : sectors.upperBound
+        clients.submit(
+            .blockStatus, space: index, sectors: sectors.lowerBound..<end, client: client)
     }
 
     /// A range within one grain.

@@ -59,8 +59,8 @@ struct PoolSim: ParsableCommand {
         if let seeds, Self.range(seeds) == nil {
             throw ValidationError("--seeds takes FIRST..LAST, not \"\(seeds)\"")
         }
-        if let workload, ExhaustiveWorkload(rawValue: workload) == nil {
-            let names = ExhaustiveWorkload.allCases.map(\.rawValue).joined(separator: ", ")
+        if let workload, Workload.named(workload) == nil {
+            let names = Workload.all.map(\.name).joined(separator: ", ")
             throw ValidationError("no workload \"\(workload)\": \(names)")
         }
         if operations < 1 || fates < 0 || stride < 1 || count == 0 {
@@ -124,7 +124,7 @@ struct PoolSim: ParsableCommand {
             totals.recovery += result.cutsDuringRecovery
             totals.seeds += 1
             if detailed {
-                print(
+                say(
                     "seed \(seed): trace \(result.trace), \(result.operations) operations, "
                         + "\(result.deviceOperations) device operations, \(result.crashes) crashes "
                         + "(\(result.cutsDuringRecovery) during recovery), "
@@ -132,8 +132,8 @@ struct PoolSim: ParsableCommand {
             }
             if let violation = result.violation {
                 progress.clear()
-                print("seed \(seed): VIOLATION: \(violation)")
-                print("replay: poolsim --seed \(seed) \(replayOptions)--verbose")
+                say("seed \(seed): VIOLATION: \(violation)")
+                say("replay: poolsim --seed \(seed) \(replayOptions)--verbose")
                 return false
             }
             progress.show("seed \(seed), \(totals.crashes) crashes")
@@ -141,7 +141,7 @@ struct PoolSim: ParsableCommand {
             seed += 1
         }
         progress.clear()
-        print(
+        say(
             "\(totals.seeds) seeds: \(totals.operations) operations, \(totals.devices) device "
                 + "operations, \(totals.crashes) crashes (\(totals.recovery) during recovery), "
                 + "no violation, \(Self.seconds(clock.now - start)) s")
@@ -156,33 +156,38 @@ struct PoolSim: ParsableCommand {
     // MARK: - exhaustive
 
     private func runExhaustive() -> Bool {
-        let chosen = workload.flatMap { ExhaustiveWorkload(rawValue: $0) }
+        let chosen = workload.flatMap(Workload.named)
         var options = Exhaustive.Options()
         options.randomFates = fates
+        if fates <= 1 {
+            // The slice for every build: each crash point of one schedule.
+            options.schedules = 1
+            options.recoveryStride = 97
+        }
         options.stride = stride
         options.onlyBoundary = boundary
         options.verbose = verbose
         var states = 0
         let clock = ContinuousClock()
-        for workload in chosen.map({ [$0] }) ?? ExhaustiveWorkload.allCases {
+        for workload in chosen.map({ [$0] }) ?? Workload.all {
             let start = clock.now
-            Watchdog.begin("--workload \(workload.rawValue) --fates \(fates)")
+            Watchdog.begin("--workload \(workload.name) --fates \(fates)")
             let report = Exhaustive(workload, options: options).run()
             states += report.states + report.recoveryStates
             if let violation = report.violation {
-                print("VIOLATION: \(violation)")
-                print(
-                    "replay: poolsim --workload \(workload.rawValue) --fates \(fates) "
+                say("VIOLATION: \(violation)")
+                say(
+                    "replay: poolsim --workload \(workload.name) --fates \(fates) "
                         + "--boundary N --verbose")
                 return false
             }
-            print(
-                "\(workload.rawValue): \(report.deviceOperations) device operations, "
+            say(
+                "\(workload.name): \(report.deviceOperations) device operations, "
                     + "\(report.boundaries) boundaries, \(report.states) states, "
                     + "\(report.recoveryStates) more during recovery, "
                     + "\(Self.seconds(clock.now - start)) s")
         }
-        print("\(states) states, no violation")
+        say("\(states) states, no violation")
         return true
     }
 
@@ -193,7 +198,7 @@ struct PoolSim: ParsableCommand {
         if let count { run.seeds = from...(from &+ count &- 1 < from ? from : from + count - 1) }
         if verbose {
             run.progress = { line in
-                print("    \(line)")
+                say("    \(line)")
                 fflush(nil)
             }
         }
@@ -202,15 +207,15 @@ struct PoolSim: ParsableCommand {
             Watchdog.begin("--mutant \(name)")
             guard let outcome = run.run(name) else { continue }
             if let found = outcome.foundWithoutCrashes {
-                print("\(name): does not count, a run without crashes sees it: \(found)")
+                say("\(name): does not count, a run without crashes sees it: \(found)")
             } else if let by = outcome.killedBy {
                 killed += 1
-                print("\(name): killed by \(by)")
+                say("\(name): killed by \(by)")
             } else {
-                print("\(name): SURVIVED")
+                say("\(name): SURVIVED")
             }
         }
-        print("\(killed) of \(names.count) mutants killed")
+        say("\(killed) of \(names.count) mutants killed")
         return killed == names.count
     }
 
@@ -220,6 +225,12 @@ struct PoolSim: ParsableCommand {
             + duration.components.attoseconds / 100_000_000_000_000_000
         return "\(tenths / 10).\(tenths % 10)"
     }
+}
+
+/// A line at once, also into a pipe: a run that somebody ends still shows how far it came.
+private func say(_ line: String) {
+    print(line)
+    fflush(nil)
 }
 
 /// One line on a terminal that is written over; nothing when piped.

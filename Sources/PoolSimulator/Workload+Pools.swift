@@ -1,0 +1,110 @@
+import PoolEngine
+import PoolFormat
+
+/// Pools, disks and spaces come and go, most of it while clients go on.
+extension Workload {
+    static let pools = [configuration, exports, addDisk, destroySpace, release]
+
+    /// Pool creation, space creation and destruction, a disk added, export and reopening.
+    static let configuration = Workload("configuration") { _ in
+    } body: { stage in
+        let site = stage.site
+        guard site.createPool(disks: [0, 1, 2]), site.createSpace("a", Stage.shape(.mirror2))
+        else { return }
+        stage.write(0..<64)
+        stage.sync()
+        guard site.createSpace("b", Stage.shape(.simple, columns: 2)), site.addDisk(3) else {
+            return
+        }
+        stage.write(0..<64, space: 1)
+        stage.finish()
+        guard site.destroySpace("a"),
+            site.createSpace("c", Stage.shape(.mirror2, checksums: false))
+        else { return }
+        stage.write(0..<64, space: 1, fua: true)
+        stage.finish()
+        guard site.close(export: true), site.recover() else { return }
+        stage.write(32..<96, space: 1)
+        stage.flush(space: 1)
+    }.with { $0.diskCount = 4 }
+
+    /// Clean ends and openings, with writes that only the end makes durable.
+    static let exports = Workload("exports") { stage in
+        someData(stage)
+    } body: { stage in
+        for round in 0..<2 {
+            stage.write(round * 16..<round * 16 + 40)
+            stage.trim(stage.grain(1))
+            stage.write(stage.grain(2 + round))
+            stage.finish()
+            guard stage.site.close(export: round == 0), stage.site.recover() else { return }
+            stage.read(0..<128)
+            stage.status(0..<8 * 2048)
+            stage.write(8..<24, fua: true)
+            stage.finish()
+        }
+    }
+
+    /// A disk joins while clients write; the next slab group may use it.
+    static let addDisk = Workload("add-disk") { stage in
+        stage.begin(Stage.shape(.mirror2), onDisks: 2)
+        stage.write(0..<64)
+        stage.sync()
+    } body: { stage in
+        let added = stage.busy({ count in
+            stage.write(count * 8 % 512..<count * 8 % 512 + 12)
+            if count % 5 == 4 { stage.flush() }
+        }, during: { stage.site.addDisk(2) })
+        guard added else { return }
+        stage.finish()
+        guard stage.site.createSpace("b", Stage.shape(.simple, columns: 3)) else { return }
+        stage.write(stage.grain(0), space: 1)
+        stage.sync(space: 1)
+    }.with { $0.diskCount = 3 }
+
+    /// A space ends, and another takes what it gave back, while a third goes on.
+    static let destroySpace = Workload("destroy-space") { stage in
+        stage.begin(Stage.shape(.mirror2), Stage.shape(.mirror2))
+        for space in 0..<2 {
+            stage.write(stage.grain(0), space: space)
+            stage.sync(space: space)
+        }
+    } body: { stage in
+        stage.write(8..<32, space: 1)
+        stage.finish()
+        let destroyed = stage.busy({ count in
+            stage.write(count * 8 % 512..<count * 8 % 512 + 12, space: 0)
+            if count % 4 == 3 { stage.flush(space: 0) }
+        }, during: { stage.site.destroySpace("b") })
+        guard destroyed else { return }
+        stage.finish()
+        guard stage.site.createSpace("c", Stage.shape(.simple)) else { return }
+        stage.read(stage.grain(0), space: 1)
+        stage.write(16..<48, space: 1)
+        stage.sync(space: 1)
+        stage.read(stage.grain(0), space: 1)
+    }
+
+    /// A slab group is emptied and released; its slabs go to another space and back.
+    static let release = Workload("release") { stage in
+        stage.begin(Stage.shape(.mirror2), Stage.shape(.mirror2))
+        stage.write(stage.grain(0), space: 0)
+        stage.write(stage.grain(1), space: 0)
+        stage.sync(space: 0)
+    } body: { stage in
+        for round in 0..<2 {
+            let (from, to) = (round % 2, 1 - round % 2)
+            stage.trim(stage.grain(0), space: from)
+            stage.trim(stage.grain(1), space: from)
+            stage.flush(space: from)
+            stage.steps(6 + round * 5)
+            stage.write(stage.grain(1), space: to)
+            stage.write(5..<40, space: to)
+            stage.sync(space: to)
+            stage.write(100..<108, space: from)
+            stage.steps(7)
+            stage.read(stage.grain(0), space: from)
+            stage.flush(space: to)
+        }
+    }
+}
