@@ -79,8 +79,18 @@ public struct BatchWriter {
     }
 
     public mutating func appendMap(grain: UInt64, entry: MapEntry) -> Bool {
+        appendMap(.map, grain, entry)
+    }
+
+    public mutating func appendMove(grain: UInt64, entry: MapEntry) -> Bool {
+        appendMap(.move, grain, entry)
+    }
+
+    private mutating func appendMap(
+        _ kind: RecordKind, _ grain: UInt64, _ entry: MapEntry
+    ) -> Bool {
         guard JournalRecord.mapBytes <= freeBytes else { return false }
-        JournalRecord.encodeMap(grain: grain, entry: entry, into: &writer)
+        JournalRecord.encodeMap(kind, grain: grain, entry: entry, into: &writer)
         recordCount += 1
         return true
     }

@@ -1,6 +1,7 @@
 /// The number in a record's first byte. 64 and above: redo, cached data, invalidation, missed.
 enum RecordKind: UInt8, CaseIterable {
     case map = 1, unmap, values, mark, clean, groupAdded, groupRemoved, pieceGranted, activation
+    case move = 10, pieceReleased
 }
 
 extension JournalRecord {
@@ -16,11 +17,11 @@ extension JournalRecord {
     /// The whole record in a batch; a multiple of 8.
     public var encodedBytes: Int {
         switch self {
-        case .map: Self.mapBytes
+        case .map, .move: Self.mapBytes
         case .unmap, .mark, .clean, .activation: Self.numberBytes
         case .values(_, let changes): Self.valuesHeadBytes + changes.count * Self.valueBytes
         case .groupAdded(let group): Self.headBytes + group.encodedBytes
-        case .groupRemoved: Self.headBytes
+        case .groupRemoved, .pieceReleased: Self.headBytes
         case .pieceGranted: Self.headBytes + DirectoryPage.entryBytes
         }
     }
@@ -29,7 +30,7 @@ extension JournalRecord {
     public func encode(into writer: inout ByteWriter) {
         switch self {
         case .map(let grain, let entry):
-            Self.encodeMap(grain: grain, entry: entry, into: &writer)
+            Self.encodeMap(.map, grain: grain, entry: entry, into: &writer)
         case .unmap(let grain):
             precondition(grain < Self.grainLimit)
             Self.encodeNumber(.unmap, grain, into: &writer)
@@ -60,6 +61,11 @@ extension JournalRecord {
             entry.encode(into: &writer)
         case .activation(let epoch):
             Self.encodeNumber(.activation, epoch, into: &writer)
+        case .move(let grain, let entry):
+            Self.encodeMap(.move, grain: grain, entry: entry, into: &writer)
+        case .pieceReleased(let slot):
+            Self.encodeHead(.pieceReleased, encodedBytes, into: &writer)
+            writer.u32(slot)
         }
     }
 
@@ -80,10 +86,13 @@ extension JournalRecord {
         writer.u64(number)
     }
 
-    static func encodeMap(grain: UInt64, entry: MapEntry, into writer: inout ByteWriter) {
+    /// - Parameter kind: `map` or `move`.
+    static func encodeMap(
+        _ kind: RecordKind, grain: UInt64, entry: MapEntry, into writer: inout ByteWriter
+    ) {
         precondition(grain < grainLimit && entry.physicalGrain < MapPage.physicalGrainLimit)
         precondition(entry.state == .mapped)
-        encodeHead(.map, mapBytes, into: &writer)
+        encodeHead(kind, mapBytes, into: &writer)
         writer.u32(entry.group)
         writer.u64(grain)
         writer.u32(UInt32(entry.state.rawValue) << 24 | entry.physicalGrain)
@@ -115,7 +124,13 @@ extension JournalRecord {
         let record: JournalRecord
         switch kind {
         case .map:
-            record = try decodeMap(from: &reader)
+            let (grain, entry) = try decodeMap(from: &reader)
+            record = .map(grain: grain, entry: entry)
+        case .move:
+            let (grain, entry) = try decodeMap(from: &reader)
+            record = .move(grain: grain, entry: entry)
+        case .pieceReleased:
+            record = .pieceReleased(slot: try reader.u32())
         case .unmap:
             record = .unmap(grain: try number(&reader, "grain", below: grainLimit))
         case .values:
@@ -153,7 +168,7 @@ extension JournalRecord {
 
     private static func decodeMap(
         from reader: inout ByteReader
-    ) throws(FormatError) -> JournalRecord {
+    ) throws(FormatError) -> (grain: UInt64, entry: MapEntry) {
         let group = try reader.u32()
         let grain = try reader.u64()
         guard grain < grainLimit else {
@@ -167,7 +182,7 @@ extension JournalRecord {
         let entry = MapEntry(
             group: group, physicalGrain: packed & 0xff_ffff, state: .mapped,
             birth: try reader.u64())
-        return .map(grain: grain, entry: entry)
+        return (grain, entry)
     }
 
     private static func decodeValues(

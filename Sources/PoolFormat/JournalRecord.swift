@@ -10,10 +10,13 @@
 ///     group-:   | 7  0 8    | group 4     |
 ///     piece:    | 8  0 56   | slot 4      | directory entry 48 |
 ///     activate: | 9  0 16   | zero 4      | epoch 8 |
+///     move:     | 10 0 32   | as map      |
+///     piece-:   | 11 0 8    | slot 4      |
 ///
 /// Invariants:
 /// 1. A record holds absolute values: replaying it twice is replaying it once.
-/// 2. `values` stays within one grain; a `map` record has made its blocks UNWRITTEN before it.
+/// 2. `values` stays within one grain; a `map` record has made its blocks UNWRITTEN before it, a
+///    `move` record has left them as they were.
 /// 3. Grain, block and region numbers are those of a space of at most 2^60 bytes, so arithmetic on
 ///    them cannot overflow; whether they are inside this space is the reader's to check.
 public enum JournalRecord: Hashable, Sendable {
@@ -31,6 +34,10 @@ public enum JournalRecord: Hashable, Sendable {
     case pieceGranted(slot: UInt32, DirectoryEntry)
     /// First record of an epoch.
     case activation(epoch: UInt64)
+    /// The grain lies elsewhere now, its blocks' values are the same.
+    case move(grain: UInt64, entry: MapEntry)
+    /// The place in the directory is free, its piece is given back.
+    case pieceReleased(slot: UInt32)
 }
 
 public struct ValueChange: Hashable, Sendable {

@@ -285,6 +285,25 @@ final class PoolWorld {
         }
     }
 
+    /// One turn of the crank, without a request to wait for. False: nothing is due.
+    func step() -> Bool {
+        engine.poll(nowNs: nowNs)
+        if engine.operations.isEmpty, engine.witnessOperations.isEmpty,
+            engine.nextDeadlineNs == nil
+        {
+            return false
+        }
+        return turn()
+    }
+
+    /// Carries out all that can be without waiting for a deadline.
+    func finishUnderWay() {
+        engine.poll(nowNs: nowNs)
+        while !(engine.operations.isEmpty && engine.witnessOperations.isEmpty), turn() {
+            engine.poll(nowNs: nowNs)
+        }
+    }
+
     /// The reply, if it has come; time stands still.
     func peek(_ cookie: UInt64) -> SpaceReply? {
         for reply in engine.replies { replies[reply.cookie] = reply }
@@ -359,8 +378,10 @@ extension Result where Failure == PoolError {
 extension PoolWorld {
     /// Runs `change` on a freshly prepared world again and again, cut after 0, 1, 2... operations,
     /// until it runs to its end. `check` sees the world after the cut, and whether it ended.
+    ///
+    /// - Parameter stride: more than 1 leaves out cuts in between.
     static func atEveryCut<State: Sendable>(
-        _ sizesMiB: [Int], prepare: (PoolWorld) throws -> State,
+        _ sizesMiB: [Int], every stride: Int = 1, prepare: (PoolWorld) throws -> State,
         change: @escaping @Sendable (State, Engine) async throws(PoolError) -> Void,
         check: (PoolWorld, State, _ cut: Int, _ ended: Bool) throws -> Void
     ) throws {
@@ -377,7 +398,7 @@ extension PoolWorld {
                 world.powerCut(policy)
                 try check(world, state, cut, result != nil)
                 if result != nil { break }
-                cut += 1
+                cut += stride
             }
             #expect(cut >= 4, "the change does nothing durable")
         }

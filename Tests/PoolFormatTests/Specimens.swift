@@ -118,13 +118,16 @@ enum Sample {
         .clean(region: 0x5f6e),
         .unmap(grain: 0x3f4e),
         .groupRemoved(id: 0xdfef),
+        .move(grain: 0x3f4d, entry: mapEntries[0]!),
+        .pieceReleased(slot: 0x1f2e),
     ]
 
     /// `recordBytes` and `recordCount` are those of `records`.
     static let batchHeader = BatchHeader(
         lineage: lineage, epoch: epoch, sequence: sequence, previousChecksum: 0x1b2b_3b4b,
         confirmedSequence: 0x5b6b, tailSequence: 0x7b8b, tailBlock: 0x9bab,
-        recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8, recordCount: 9)
+        recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8 + 32 + 8,
+        recordCount: 11)
 }
 
 extension Specimen {

@@ -19,6 +19,23 @@ public struct Limits: Sendable {
     /// Most data columns x copies of a slab group.
     public var groupSlabs = 60
 
+    /// Writes of one space that may wait for room at a time, and the bytes they hold.
+    public var parkedWrites = 128
+    public var parkedBytes = 16 << 20
+    /// How long a write waits for room before it fails.
+    public var parkNs: UInt64 = 60_000_000_000
+    /// And how long one that is not to wait does, while room is being given back.
+    public var reclaimNs: UInt64 = 10_000_000_000
+
+    /// Sparse slab groups are emptied once a space was left alone by trims for this long.
+    public var compactAfterNs: UInt64 = 5_000_000_000
+    /// And no faster than this, unless somebody waits for the room: a grain each 16 ms.
+    public var compactGrainNs: UInt64 = 16_000_000
+    /// Grains that one commit moves.
+    public var compactBatch = 32
+    /// Map entries looked at in one go.
+    public var compactScan = 65_536
+
     /// Buffers of the engine's own, out of the arena: 4 KiB, 16 KiB and 1 MiB.
     public var scratchPages = 256
     public var scratchPairs = 128
@@ -37,6 +54,8 @@ public struct Limits: Sendable {
             pendingBlocks + pendingBlocks / 2 + 3 * Journal.batchBlocks
                 <= journalPieces * Journal.blocksPerPiece / 2)
         precondition(scratchPages >= 16 && scratchPairs >= 4 && scratchGrains >= 6)
+        precondition(parkedWrites >= 0 && parkedBytes >= 0)
+        precondition(compactBatch >= 1 && compactScan >= 1)
         precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
     }
 }

@@ -6,8 +6,8 @@ import PoolFormat
 ///
 /// 1. *Capture*, at one instant: every completed write, trim and grant; every FLUSH and FUA that
 ///    waits. What comes later belongs to the next commit, whose device flushes are submitted later.
-/// 2. Where a block leaves UNWRITTEN: flush the devices with captured data. A record that makes
-///    bytes readable is written only behind those bytes.
+/// 2. Where a block leaves UNWRITTEN, or a grain has moved: flush the devices with captured data. A
+///    record that makes bytes readable is written only behind those bytes.
 /// 3. Write the journal's batches to every copy.
 /// 4. Flush the devices with captured data and those of the journal.
 /// 5. *Confirm*: reply to the captured, free what was unmapped, let writes go on.
@@ -110,7 +110,7 @@ extension Space {
     private struct CapturedValues {
         var blocks: [UInt32] = []
         var grains: [GrainMap.Entry] = []
-        /// A block leaves UNWRITTEN.
+        /// A block leaves UNWRITTEN, or a grain lies elsewhere.
         var makesReadable = false
     }
 
@@ -119,6 +119,7 @@ extension Space {
         swap(&pending, &committing)
         for region in committing.marks { regions.setMark(region, .committing) }
         var values = CapturedValues()
+        values.makesReadable = !committing.moved.isEmpty
         values.blocks.reserveCapacity(committing.blocks.keys.count)
         for key in committing.blocks.keys {
             guard key != PendingTable.removed else {
@@ -248,11 +249,7 @@ extension Space {
             let grain = committing.grains.keys[cursor.grains]
             let entry = values.grains[cursor.grains]
             if grain != PendingTable.removed {
-                let isIn =
-                    entry.isMapped
-                    ? writer.appendMap(grain: grain, entry: entry.durable)
-                    : writer.appendUnmap(grain: grain)
-                guard isIn else { return false }
+                guard encode(grain, entry, into: &writer) else { return false }
             }
             cursor.grains += 1
         }
@@ -264,6 +261,15 @@ extension Space {
             cursor.cleans += 1
         }
         return true
+    }
+
+    private func encode(
+        _ grain: UInt64, _ entry: GrainMap.Entry, into writer: inout BatchWriter
+    ) -> Bool {
+        guard entry.isMapped else { return writer.appendUnmap(grain: grain) }
+        return committing.moved.contains(grain)
+            ? writer.appendMove(grain: grain, entry: entry.durable)
+            : writer.appendMap(grain: grain, entry: entry.durable)
     }
 
     /// One run of consecutive blocks of one grain.
@@ -308,6 +314,7 @@ extension Space {
         for region in committing.cleans { cleanIsDurable(region) }
         if !committing.freed.isEmpty {
             let freed = committing.freed
+            releasesUnderWay += 1
             background { await $0.release(freed) }
         }
         if !committing.isEmpty {
@@ -355,50 +362,5 @@ extension Space {
         for request in waiters { reply(request, .ioError) }
         if readOnlyReason == nil, !engine.isStopped { becomeReadOnly("a commit failed") }
         commitCompleted.fire()
-    }
-
-    /// Gives unmapped grains back: discarded first, then free. Nothing durable names them, and
-    /// their readers left before they were unmapped: a trim holds its range alone.
-    private func release(_ freed: [GrainMap.Entry]) async {
-        let io = IOBatch(engine)
-        for start in stride(from: 0, to: freed.count, by: 256) {
-            let some = freed[start..<min(start + 256, freed.count)]
-            for entry in some { addDiscards(io, entry) }
-            // A refused discard costs nothing but the space it would have given back.
-            _ = await io.run()
-            if engine.isStopped { return }
-            engine.discardRefused.formUnion(io.devices(with: .unsupported))
-            for entry in some { groups.release(entry) }
-            wake(&grainWaiters)
-        }
-        await releaseEmptyGroups()
-    }
-
-    private func addDiscards(_ io: IOBatch, _ entry: GrainMap.Entry) {
-        for copy in 0..<copies {
-            groups.forEachRun(
-                entry, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
-            ) { base, _, bytes in
-                if !engine.discardRefused.contains(base.device) {
-                    io.discard(base.device, at: base.offsetBytes, bytes: UInt64(bytes))
-                }
-            }
-        }
-    }
-
-    /// Slab groups without a mapped grain go back to the pool: out of the free list, then the
-    /// record durable, then the slab tables.
-    private func releaseEmptyGroups() async {
-        guard !isGrowing, grainWaiters.isEmpty, readOnlyReason == nil else { return }
-        let removed = groups.removeEmpty()
-        guard !removed.isEmpty else { return }
-        for group in removed {
-            pending.records.append(.groupRemoved(id: group.id))
-            pieces.markDirty(
-                .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
-        }
-        guard await commit() else { return }
-        // A slab that could not be given back is found unclaimed when the space is next opened.
-        for group in removed { try? await pool.releaseGroup(group, lineage: lineage) }
     }
 }

@@ -212,6 +212,7 @@ extension Space {
         pending.records.append(.activation(epoch: epoch))
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
         background { await $0.maintain() }
+        background { await $0.compactLoop() }
         if !regions.marked.isEmpty { background { await $0.resync() } }
     }
 
@@ -222,6 +223,7 @@ extension Space {
             commitWanted.fire()
             checkpointWanted.fire()
             maintenance.fire()
+            compactionWanted.fire()
             await idle.wait()
         }
         engine.detach(handle)
@@ -238,7 +240,10 @@ extension Space {
     /// journal needed no more. The handle is refused from the start.
     func close() async {
         isClosing = true
-        while inFlight > 0, !engine.isStopped { await idle.wait() }
+        failParked(.shutdown)
+        compactionWanted.fire()
+        compactionPause.fire()
+        while inFlight > 0 || isCompacting, !engine.isStopped { await idle.wait() }
         // The second commit records as clean what the first has covered.
         if await commit(), await commit() { _ = await checkpointAll() }
         await end()

@@ -184,7 +184,8 @@ extension Space {
         for (sequence, record) in records {
             let change: (grain: UInt64, entry: GrainMap.Entry)
             switch record {
-            case .map(let grain, let entry): change = (grain, GrainMap.Entry(entry))
+            case .map(let grain, let entry), .move(let grain, let entry):
+                change = (grain, GrainMap.Entry(entry))
             case .unmap(let grain): change = (grain, .unmapped)
             default: continue
             }
@@ -279,7 +280,8 @@ extension Space {
                         .value(block: block, change.new), page: ChecksumPage.index(ofGrain: grain),
                         sequence: sequence)
                 }
-            case .unmap, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted, .activation:
+            case .unmap, .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
+                .pieceReleased, .activation:
                 continue
             }
         }

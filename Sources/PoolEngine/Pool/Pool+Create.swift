@@ -77,6 +77,7 @@ extension Pool {
                 disk.isMember = disk.serves
                 if !disk.serves { detach(disk) }
             }
+            roomMayHaveReturned()
             guard disks.allSatisfy(\.serves) else { throw writeFailure(disks) }
         }
     }

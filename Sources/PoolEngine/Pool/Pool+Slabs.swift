@@ -81,6 +81,7 @@ extension Pool {
             _ = try await commitTables(during: "while a slab was released")
         }
         await recordFailures()
+        roomMayHaveReturned()
     }
 
     // MARK: - what is claimed, and what is not
@@ -147,6 +148,7 @@ extension Pool {
             _ = try await commitTables(during: "while forgotten slabs were freed")
         }
         await recordFailures()
+        roomMayHaveReturned()
     }
 
     /// In memory, under the table lock.

@@ -10,6 +10,8 @@ struct ChangeSet {
     var records: [JournalRecord] = []
     var marks: [UInt64] = []
     var cleans: [UInt64] = []
+    /// Those of `grains` that only lie elsewhere: their blocks kept their values.
+    var moved: Set<UInt64> = []
     /// Physical grains that are free once this is durable.
     var freed: [GrainMap.Entry] = []
 
@@ -34,6 +36,7 @@ struct ChangeSet {
         records.removeAll(keepingCapacity: true)
         marks.removeAll(keepingCapacity: true)
         cleans.removeAll(keepingCapacity: true)
+        moved.removeAll(keepingCapacity: true)
         freed.removeAll(keepingCapacity: true)
     }
 }

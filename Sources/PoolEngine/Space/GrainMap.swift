@@ -44,6 +44,21 @@ struct GrainMap {
     /// Ranges of grains of which some were mapped once; the last may end past the space.
     var populated: [Range<Int>] { entries.populated }
 
+    /// The grains that lie in a group, among the next `limit` from `start`.
+    ///
+    /// - Returns: also where to go on; nil: that was the last.
+    func grains(
+        inGroup group: UInt32, from start: Int, limit: Int
+    ) -> (grains: [UInt64], next: Int?) {
+        let end = min(start + limit, grainCount)
+        var found: [UInt64] = []
+        for grain in start..<end {
+            let entry = self[UInt64(grain)]
+            if entry.isMapped, entry.group == group { found.append(UInt64(grain)) }
+        }
+        return (found, end < grainCount ? end : nil)
+    }
+
     subscript(_ grain: UInt64) -> Entry {
         @inline(__always) get { Entry(rawValue: entries[Int(grain)]) }
         set {
@@ -72,8 +87,11 @@ struct SlabGroups {
         var freeCount: Int
         /// A place from which a free grain is looked for.
         var cursor = 0
+        /// It is being emptied: none of its grains is handed out.
+        var isDraining = false
 
         var grainCount: Int { columns * Units.grainsPerSlab }
+        var usedCount: Int { grainCount - freeCount }
     }
 
     struct Base {
@@ -83,6 +101,7 @@ struct SlabGroups {
 
     private(set) var groups: [Group?] = []
     private var bases: [Base] = []
+    /// Grains that can be handed out: those of a group that is being emptied cannot.
     private(set) var freeGrains = 0
     private var allocating = 0
 
@@ -112,18 +131,57 @@ struct SlabGroups {
         for id in groups.indices {
             guard let group = groups[id], group.freeCount == group.grainCount else { continue }
             groups[id] = nil
-            freeGrains -= group.freeCount
+            if !group.isDraining { freeGrains -= group.freeCount }
             removed.append(group.record)
         }
         return removed
     }
 
+    // MARK: - emptying a group
+
+    /// The group with the fewest grains in use, when the others have room for all of them.
+    ///
+    /// - Parameter excluding: groups that could not be emptied.
+    func sparsest(excluding: Set<UInt32>) -> UInt32? {
+        var best: Group?
+        for case let group? in groups
+        where !group.isDraining && group.freeCount > 0 && !excluding.contains(group.record.id) {
+            if freeGrains - group.freeCount >= group.usedCount,
+                group.usedCount < best?.usedCount ?? .max
+            {
+                best = group
+            }
+        }
+        return best?.record.id
+    }
+
+    mutating func startDraining(_ id: UInt32) {
+        guard let group = self[id], !group.isDraining else { return }
+        groups[Int(id)]!.isDraining = true
+        freeGrains -= group.freeCount
+    }
+
+    /// Its grains can be handed out again. Nothing happens when it is gone.
+    mutating func stopDraining(_ id: UInt32) {
+        guard let group = self[id], group.isDraining else { return }
+        groups[Int(id)]!.isDraining = false
+        freeGrains += group.freeCount
+    }
+
+    mutating func stopDraining() {
+        for id in groups.indices { stopDraining(UInt32(id)) }
+    }
+
+    func isDraining(_ id: UInt32) -> Bool { self[id]?.isDraining ?? false }
+
+    // MARK: - grains
+
     /// A free grain, or nil when the space has none.
     mutating func allocate() -> GrainMap.Entry? {
         guard freeGrains > 0 else { return nil }
         for _ in groups.indices {
-            if allocating < groups.count, groups[allocating] != nil,
-                groups[allocating]!.freeCount > 0
+            if allocating < groups.count, let group = groups[allocating], !group.isDraining,
+                group.freeCount > 0
             {
                 return allocate(from: allocating)
             }
@@ -158,7 +216,7 @@ struct SlabGroups {
         precondition(groups[Int(id)]!.freeBits[word] & bit != 0, "a grain has two owners")
         groups[Int(id)]!.freeBits[word] &= ~bit
         groups[Int(id)]!.freeCount -= 1
-        freeGrains -= 1
+        if !groups[Int(id)]!.isDraining { freeGrains -= 1 }
     }
 
     mutating func release(_ entry: GrainMap.Entry) {
@@ -168,7 +226,7 @@ struct SlabGroups {
         precondition(groups[id]!.freeBits[grain / 64] & bit == 0, "a free grain was freed")
         groups[id]!.freeBits[grain / 64] |= bit
         groups[id]!.freeCount += 1
-        freeGrains += 1
+        if !groups[id]!.isDraining { freeGrains += 1 }
     }
 
     /// Cuts a byte range of a grain into runs on one device each, for one copy.

@@ -46,6 +46,8 @@ enum RequestKind: UInt8 {
     case flush
     case blockStatus
     case cache
+    /// Nobody's request: the mover holds a whole grain alone.
+    case hold
 }
 
 /// One request under way. Plain data: the table's memory is never initialised field by field.
@@ -77,15 +79,19 @@ struct RequestRecord {
     /// Scratch pages for reading edge blocks, or -1.
     var headScratch = -1
     var tailScratch = -1
+    /// When it stops waiting for room; 0: it has not waited yet.
+    var parkDeadlineNs: UInt64 = 0
     /// Next in the chain of its lock bucket, oldest first.
     var nextInBucket: RequestIndex = .none
 
     /// Head or tail lies within a block.
     var headIsPartial: Bool { offsetBytes % 4096 != 0 }
     var tailIsPartial: Bool { (offsetBytes + UInt64(lengthBytes)) % 4096 != 0 }
+    /// What it does to its range makes a copy that was taken before another's.
+    var changesGrain: Bool { writes && kind != .hold }
     var writes: Bool {
         switch kind {
-        case .write, .trim, .zero, .zeroEdge: true
+        case .write, .trim, .zero, .zeroEdge, .hold: true
         case .read, .blockStatus, .cache, .flush: false
         }
     }
@@ -120,6 +126,8 @@ final class RequestTable: @unchecked Sendable {
 
     /// Room for a client's request and the children it may need.
     var hasRoom: Bool { freeCount >= 4 }
+    /// Room for one more of the engine's own.
+    var hasSpareRoom: Bool { freeCount >= 8 }
     var inFlight: Int { capacity - freeCount }
 
     func take() -> RequestIndex {

@@ -22,8 +22,17 @@ extension Space {
         } catch {
             status = error.requestStatus
         }
+        if status == .noSpace, await hasGrainsAfterAll() { status = .ok }
         isGrowing = false
-        status == .ok ? wake(&grainWaiters) : fail(&grainWaiters, status)
+        status == .ok ? wake(&grainWaiters) : turnAway(&grainWaiters, status)
+    }
+
+    /// The pool has no room; the space may have: in a group that was being emptied, or once the
+    /// trims that nobody has flushed are durable.
+    private func hasGrainsAfterAll() async -> Bool {
+        groups.stopDraining()
+        if groups.freeGrains == 0 { await releaseFreed() }
+        return groups.freeGrains > 0
     }
 
     func adopt(_ record: GroupRecord) {

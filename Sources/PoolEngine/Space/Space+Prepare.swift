@@ -61,7 +61,7 @@ extension Space {
             status = error.requestStatus
         }
         var waiters = pageWaiters.removeValue(forKey: page) ?? []
-        guard status == .ok else { return fail(&waiters, status) }
+        guard status == .ok else { return turnAway(&waiters, status) }
         // At once, before another page may take the frame.
         for request in waiters { advance(request) }
         engine.frameReleased.fire()
@@ -89,6 +89,15 @@ extension Space {
     /// Every map change goes through here: the durable entry is remembered until the new one is.
     func changeMap(_ grain: UInt64, to entry: GrainMap.Entry) {
         _ = pending.grains.insert(grain, old: map[grain].rawValue)
+        pending.moved.remove(grain)
+        map[grain] = entry
+        pieces.markDirty(.map, MapPage.index(ofGrain: grain), since: firstUnwrittenSequence)
+    }
+
+    /// The grain lies elsewhere, its blocks keep their values. One that was mapped afresh since the
+    /// last commit still is, for whoever replays it.
+    func changePlace(_ grain: UInt64, to entry: GrainMap.Entry) {
+        if pending.grains.insert(grain, old: map[grain].rawValue) { pending.moved.insert(grain) }
         map[grain] = entry
         pieces.markDirty(.map, MapPage.index(ofGrain: grain), since: firstUnwrittenSequence)
     }

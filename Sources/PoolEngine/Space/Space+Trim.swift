@@ -33,7 +33,7 @@ extension Space {
         for part in parts { enter(part) }
     }
 
-    private func child(
+    func child(
         of parent: RequestIndex, _ kind: RequestKind, _ start: UInt64, _ end: UInt64
     ) -> RequestIndex {
         let index = table.take()
@@ -51,6 +51,10 @@ extension Space {
             engine.scratch.give(table[child].bufferOffset)
         }
         table.give(child)
+        childEnded(parent, status)
+    }
+
+    func childEnded(_ parent: RequestIndex, _ status: RequestStatus) {
         if status != .ok { table[parent].status = status }
         table[parent].children -= 1
         guard table[parent].children == 0 else { return }
@@ -102,6 +106,8 @@ extension Space {
             frames[frame].unflushed -= 1
         }
         changeMap(grain, to: .unmapped)
+        // Somebody waits for room: not until the next flush, which may never come.
+        if pool.isShortOfRoom { wantCommit() }
         if Mutant.isActive(.reuseEarly) {
             groups.release(entry)
         } else {

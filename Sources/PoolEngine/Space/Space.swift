@@ -86,6 +86,35 @@ public final class Space: @unchecked Sendable {
     var roomWaiters: [RequestIndex] = []
     var isGrowing = false
 
+    // Writes that wait for the pool to have room: outside, holding nothing.
+    var whenFull: WhenFull
+    var parked: [ParkedWrite] = []
+    var isParkedRetryWanted = false
+    var isWatchingParked = false
+    let parkedChanged: Signal
+
+    // Compaction: one grain moves at a time.
+    public internal(set) var compacts = true
+    /// The grain being copied without its range held; `.max`: none.
+    var movingGrain = UInt64.max
+    /// A write has come to it since.
+    var isMoveStale = false
+    var isCompacting = false
+    /// Groups with a grain that cannot be read: left alone until the space is opened anew.
+    var unmovableGroups: Set<UInt32> = []
+    /// Groups that were not emptied when it was last tried; forgotten when grains become free.
+    var skippedGroups: Set<UInt32> = []
+    /// Lists of grains that are being discarded, to be free then.
+    var releasesUnderWay = 0
+    var lastReleaseNs: UInt64 = 0
+    let released: Signal
+    /// Requests to give room back at once, and how many of them have been served.
+    var reclaimsWanted: UInt64 = 0
+    var reclaimsServed: UInt64 = 0
+    let compactionWanted: Signal
+    let compactionPause: Signal
+    let holdGranted: Signal
+
     /// Journal records replay still has to apply to checksum pages that are not in memory.
     var overlay = ReplayOverlay()
     /// Why nothing is written any more; nil while all is well.
@@ -137,6 +166,12 @@ public final class Space: @unchecked Sendable {
         idle = Signal(engine)
         maintenance = Signal(engine)
         valuesLoaded = Signal(engine)
+        whenFull = record.whenFull
+        parkedChanged = Signal(engine)
+        compactionWanted = Signal(engine)
+        compactionPause = Signal(engine)
+        released = Signal(engine)
+        holdGranted = Signal(engine)
         if record.flags.contains(.readOnly) {
             readOnlyReason = record.readOnlyReason.isEmpty ? "read-only" : record.readOnlyReason
         }
@@ -228,6 +263,7 @@ public final class Space: @unchecked Sendable {
     }
 
     private func prepare(_ request: RequestIndex) {
+        if table[request].grain == movingGrain, table[request].changesGrain { isMoveStale = true }
         switch table[request].kind {
         case .read: prepareRead(request)
         case .write: prepareWrite(request)
@@ -235,6 +271,9 @@ public final class Space: @unchecked Sendable {
         case .zeroEdge: prepareZeroEdge(request)
         case .blockStatus: prepareBlockStatus(request)
         case .cache: prepareCache(request)
+        case .hold:
+            table[request].state = .detour
+            holdGranted.fire()
         case .flush: preconditionFailure("a flush has no range")
         }
     }
@@ -322,6 +361,7 @@ public final class Space: @unchecked Sendable {
         wake(&roomWaiters)
         wake(&markWaiters)
         wake(&grainWaiters)
+        retryParked()
         commitWanted.fire()
     }
 }
@@ -333,7 +373,7 @@ extension Space {
             ("page", pageWaiters.values.reduce(0) { $0 + $1.count }),
             ("settling", settleWaiters.values.reduce(0) { $0 + $1.count }),
             ("grain", grainWaiters.count), ("mark", markWaiters.count),
-            ("room", roomWaiters.count), ("commit", flushWaiters.count + capturedWaiters.count),
+            ("room", roomWaiters.count), ("slabs", parked.count), ("commit", flushWaiters.count + capturedWaiters.count),
         ]
         let parts = lists.filter { $0.1 > 0 }.map { "\($0.1) for \($0.0)" }
         return "\(inFlight) in flight; " + parts.joined(separator: ", ")
@@ -351,6 +391,7 @@ public struct SpaceCounters: Sendable {
     public var checkpointedPages: UInt64 = 0
     public var settledBlocks: UInt64 = 0
     public var repairedReads: UInt64 = 0
+    public var movedGrains: UInt64 = 0
 }
 
 extension PoolError {

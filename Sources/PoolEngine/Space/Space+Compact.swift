@@ -1,0 +1,327 @@
+import PoolFormat
+
+/// Compaction: sparse slab groups are emptied into the free grains of the others, until the space
+/// holds less than one group of them, and go back to the pool.
+///
+/// One grain's move, each step complete before the next:
+///
+/// 1. *Barrier*: its range is held alone for an instant, so no write is under way; the values of
+///    its blocks are noted. From here on a write that comes makes the move stale.
+/// 2. Copy: read and verified from one copy, written to every copy of a free grain elsewhere.
+///    Clients read and write the old place meanwhile.
+/// 3. *Commit in memory*: its range is held alone again. Stale: the new place is given up, which
+///    nothing names. Else the map changes; requests go to the new place from now on.
+/// 4. The next commit flushes the copied bytes before it writes the `move` record, as it does with
+///    every record that makes bytes readable.
+/// 5. Once that is durable the old place is discarded and free.
+///
+/// A crash before 4 has ended finds the old place, whole, with every write that was acknowledged as
+/// durable: those that went to the new place are durable only behind the record. A crash after it
+/// finds the new. A group that is being emptied hands out no grain; whether it was is not recorded:
+/// what a crash leaves is a sparser group.
+///
+/// It takes no room from the pool, and none from its space that the clients could not have back:
+/// when they run short, the group's grains are handed out again.
+extension Space {
+    private enum Move {
+        case moved
+        /// It was written to, or lies elsewhere by now: to be looked at again.
+        case stale
+        /// It cannot be read, or settled.
+        case failed
+        /// There is nowhere to move to, or the space is closing.
+        case stopped
+    }
+
+    /// Runs for as long as the space is open.
+    func compactLoop() async {
+        while !hasEnded, !engine.isStopped, readOnlyReason == nil {
+            let wanted = reclaimsWanted
+            if wanted > reclaimsServed, !isClosing {
+                isCompacting = true
+                await releaseFreed()
+                endCompacting()
+            }
+            guard compacts, !isClosing, let victim = nextVictim else {
+                serveReclaims(upTo: wanted)
+                if reclaimsWanted == wanted { await compactionWanted.wait() }
+                continue
+            }
+            // While nobody waits for room, the trims that come in a row are let come to their end.
+            let due = lastReleaseNs &+ engine.limits.compactAfterNs
+            if reclaimsServed == wanted, engine.nowNs < due {
+                engine.fire(compactionWanted, atNs: due)
+                await compactionWanted.wait()
+                continue
+            }
+            isCompacting = true
+            await drain(victim)
+            endCompacting()
+        }
+        serveReclaims(upTo: reclaimsWanted)
+    }
+
+    private func endCompacting() {
+        isCompacting = false
+        idle.fire()
+    }
+
+    private var nextVictim: UInt32? {
+        groups.sparsest(excluding: unmovableGroups.union(skippedGroups))
+    }
+
+    private var mayGoOn: Bool {
+        !isClosing && !engine.isStopped && readOnlyReason == nil && compacts
+    }
+
+    // MARK: - on demand
+
+    /// Whether it has room that it could give back at once.
+    var canReclaim: Bool {
+        guard readOnlyReason == nil, !isClosing, !hasEnded else { return false }
+        return hasFreedGrains || (compacts && (isCompacting || nextVictim != nil))
+    }
+
+    private var hasFreedGrains: Bool {
+        !pending.freed.isEmpty || !committing.freed.isEmpty || releasesUnderWay > 0
+    }
+
+    func reclaim() {
+        reclaimsWanted += 1
+        compactionWanted.fire()
+        compactionPause.fire()
+    }
+
+    private func serveReclaims(upTo wanted: UInt64) {
+        guard reclaimsServed < wanted else { return }
+        reclaimsServed = wanted
+        pool.roomMayHaveReturned()
+    }
+
+    /// What was unmapped and waits for a commit is free afterwards.
+    func releaseFreed() async {
+        if !pending.freed.isEmpty || !committing.freed.isEmpty { _ = await commit() }
+        while releasesUnderWay > 0, !engine.isStopped { await released.wait() }
+    }
+
+    // MARK: - one group
+
+    private func drain(_ victim: UInt32) async {
+        groups.startDraining(victim)
+        var isEmptied = false
+        // Twice without getting into anybody's way; what is written to all the time is copied with
+        // its range held.
+        for pass in 0..<3 where !isEmptied {
+            guard let left = await moveGrains(outOf: victim, holdsRange: pass == 2) else { break }
+            await releaseFreed()
+            isEmptied = left == 0
+        }
+        await releaseFreed()
+        await releaseEmptyGroups()
+        if groups[victim] != nil, groups.isDraining(victim) {
+            skippedGroups.insert(victim)
+            groups.stopDraining(victim)
+            wake(&grainWaiters)
+        }
+    }
+
+    /// One pass over the map.
+    ///
+    /// - Returns: how many grains were left behind; nil: there is no point in going on.
+    private func moveGrains(outOf victim: UInt32, holdsRange: Bool) async -> Int? {
+        var left = 0
+        var uncommitted = 0
+        var next: Int? = 0
+        while let start = next {
+            let found = map.grains(
+                inGroup: victim, from: start, limit: engine.limits.compactScan)
+            next = found.next
+            for grain in found.grains {
+                guard mayGoOn, groups.isDraining(victim) else { return nil }
+                switch await move(grain, outOf: victim, holdsRange: holdsRange) {
+                case .moved:
+                    counters.movedGrains += 1
+                    uncommitted += 1
+                case .stale: left += 1
+                case .failed:
+                    unmovableGroups.insert(victim)
+                    return nil
+                case .stopped: return nil
+                }
+                if uncommitted == engine.limits.compactBatch {
+                    guard await commit() else { return nil }
+                    uncommitted = 0
+                }
+                if reclaimsServed == reclaimsWanted {
+                    await pause(ns: engine.limits.compactGrainNs)
+                }
+            }
+            // A large map is looked through in slices, between which others have their turn.
+            if next != nil { await pause(ns: 1) }
+        }
+        return left
+    }
+
+    private func pause(ns: UInt64) async {
+        guard mayGoOn else { return }
+        engine.fire(compactionPause, atNs: engine.nowNs &+ ns)
+        await compactionPause.wait()
+    }
+
+    // MARK: - one grain
+
+    private func move(_ grain: UInt64, outOf victim: UInt32, holdsRange: Bool) async -> Move {
+        guard await isReadyToMove(grain) else { return mayGoOn ? .failed : .stopped }
+        guard var held = await hold(grain) else { return .stopped }
+        let source = map[grain]
+        guard source.isMapped, source.group == victim, let values = valuesInMemory(grain) else {
+            letGo(held)
+            return .stale
+        }
+        guard let target = groups.allocate() else {
+            letGo(held)
+            return .stopped
+        }
+        defer { movingGrain = .max }
+        if !holdsRange {
+            (movingGrain, isMoveStale) = (grain, false)
+            letGo(held)
+        }
+        var outcome = await copy(grain, from: source, to: target, values)
+        if !holdsRange {
+            guard let again = await hold(grain) else { return .stopped }
+            held = again
+            if isMoveStale, outcome == .moved { outcome = .stale }
+        }
+        if outcome == .moved {
+            changePlace(grain, to: target)
+            pending.freed.append(source)
+        } else if groups[target.group] != nil {
+            groups.release(target)
+            wake(&grainWaiters)
+        }
+        letGo(held)
+        return outcome
+    }
+
+    /// The journal has room, the copies are equal, the values are in memory.
+    private func isReadyToMove(_ grain: UInt64) async -> Bool {
+        while isJournalTight {
+            guard mayGoOn else { return false }
+            wantCheckpoint()
+            await pause(ns: 1_000_000)
+        }
+        while regions.needsSettling(grain), map[grain].isMapped {
+            guard mayGoOn else { return false }
+            if settleWaiters[grain] != nil {
+                await pause(ns: 1_000_000)
+                continue
+            }
+            settleWaiters[grain] = []
+            await settle(grain: grain)
+            if regions.needsSettling(grain), map[grain].isMapped { return false }
+        }
+        guard map[grain].isMapped else { return true }
+        do throws(PoolError) {
+            try await loadValues(page: ChecksumPage.index(ofGrain: grain))
+            return true
+        } catch {
+            return false
+        }
+    }
+
+    /// The values of a grain's 256 blocks; nil when their page has left memory again.
+    private func valuesInMemory(_ grain: UInt64) -> [UInt32]? {
+        let frame = pageFrames[Int(ChecksumPage.index(ofGrain: grain))]
+        guard frame >= 0, !frames[frame].isLoading else { return nil }
+        let image = unsafe PageImage(frames.image(frame))
+        return (0..<Units.blocksPerGrain).map {
+            ChecksumPage.value(image, grain: grain, block: $0)
+        }
+    }
+
+    private func copy(
+        _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry, _ values: [UInt32]
+    ) async -> Move {
+        let buffer = await engine.scratch.take(bytes: Units.grainBytes)
+        defer { engine.scratch.give(buffer) }
+        let outcome = await read(grain, source, values, into: buffer)
+        guard outcome == .moved else { return outcome }
+        let io = IOBatch(engine)
+        for copy in 0..<copies {
+            groups.forEachRun(
+                target, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+            ) { base, position, bytes in
+                io.write(base.device, at: base.offsetBytes, bytes: bytes, from: buffer + position)
+            }
+        }
+        guard await io.run() else {
+            await failDevices(io.devices(with: .ioError), during: "move")
+            return .stopped
+        }
+        for copy in 0..<copies {
+            groups.forEachRun(
+                target, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+            ) { base, _, _ in unflushedDevices.insert(base.device) }
+        }
+        return isMoveStale ? .stale : .moved
+    }
+
+    /// Reads a grain from one copy, each block that does not match from whichever does. UNWRITTEN
+    /// blocks become zeros: what lies there is nobody's.
+    private func read(
+        _ grain: UInt64, _ source: GrainMap.Entry, _ values: [UInt32], into buffer: Int
+    ) async -> Move {
+        let io = IOBatch(engine)
+        let copy = (0..<copies).first { isReadable(source, copy: $0) } ?? 0
+        groups.forEachRun(
+            source, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+        ) { base, position, bytes in
+            io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
+        }
+        let isRead = await io.run()
+        for (block, value) in values.enumerated() {
+            if engine.isStopped { return .stopped }
+            // What has been written since matches no value noted before.
+            if isMoveStale { return .stale }
+            let target = buffer + block * Units.blockBytes
+            if value == BlockValue.unwritten {
+                unsafe engine.arena.bytes(target, Units.blockBytes)
+                    .initializeMemory(as: UInt8.self, repeating: 0)
+                continue
+            }
+            let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
+            if isRead, !hasChecksums || blockValue(target, number) == value { continue }
+            guard await readBlock(grain, source, block, value: value, into: target) else {
+                return isMoveStale ? .stale : .failed
+            }
+        }
+        return .moved
+    }
+
+    // MARK: - a grain held alone
+
+    /// Waits until no request is under way in the grain, and keeps those that come out.
+    private func hold(_ grain: UInt64) async -> RequestIndex? {
+        while !table.hasSpareRoom {
+            guard mayGoOn else { return nil }
+            await pause(ns: 1_000_000)
+        }
+        let index = table.take()
+        table[index].space = handle.index
+        table[index].kind = .hold
+        setRange(index, grain * UInt64(Units.grainBytes), UInt32(Units.grainBytes))
+        if engine.locks.enter(index) {
+            table[index].state = .detour
+            return index
+        }
+        table[index].state = .queued
+        while table[index].state != .detour, !engine.isStopped { await holdGranted.wait() }
+        return engine.isStopped ? nil : index
+    }
+
+    private func letGo(_ held: RequestIndex) {
+        engine.locks.leave(held, runnable: &engine.runnable)
+        table.give(held)
+    }
+}
