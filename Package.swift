@@ -32,6 +32,7 @@ let package = Package(
     targets: [
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .systemLibrary(name: "CLinuxAIO"),
 
         // What is on the disks: every durable structure, its bytes and its invariants.
         .target(name: "PoolFormat", dependencies: ["CISAL"], swiftSettings: settings),
@@ -39,8 +40,10 @@ let package = Package(
         .target(name: "PoolEngine", dependencies: ["PoolFormat"], swiftSettings: settings),
         // A model of disks, time and clients around the same engine.
         .target(name: "PoolSimulator", dependencies: ["PoolEngine", "PoolFormat"], swiftSettings: settings),
-        // The engine's seam over real disks and sockets: io_uring.
-        .target(name: "PoolDevices", dependencies: ["CLiburing", "PoolEngine", "PoolFormat"], swiftSettings: settings),
+        // The engine's seam over real disks and sockets: io_uring, or Linux AIO and epoll.
+        .target(
+            name: "PoolDevices", dependencies: ["CLiburing", "CLinuxAIO", "PoolEngine", "PoolFormat"],
+            swiftSettings: settings),
         // The NBD face: protocol as values, connections on the shard's ring.
         .target(name: "PoolNBD", dependencies: ["PoolDevices", "PoolEngine"], swiftSettings: settings),
         // The control protocol: the messages that daemon and CLI share.

@@ -33,11 +33,11 @@ public final class Daemon: Sendable {
         let directory = try DaemonDirectory(path: options.directory)
         let witness = WitnessStore(directory: directory)
         let nbd = options.nbd.isEmpty ? [.unix(path: directory.nbdSocket)] : options.nbd
+        shard = try Shard(engine: options.engine, witness: witness, logger: logger)
         let info = DaemonInfo(
             program: "poold \(ControlProtocol.programVersion)", pid: Int(getpid()),
-            dir: directory.path, engine: "io_uring", shards: 1, nbd: nbd.map(\.description),
-            uptimeSeconds: 0)
-        shard = try Shard(witness: witness, logger: logger)
+            dir: directory.path, engine: shard.diskEngine.rawValue, shards: 1,
+            nbd: nbd.map(\.description), uptimeSeconds: 0)
         registry = PoolRegistry(
             directory: directory, witness: witness, shard: shard, info: info, logger: logger)
         changes = NIOThreadPool(numberOfThreads: 1)

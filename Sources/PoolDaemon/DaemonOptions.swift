@@ -1,5 +1,6 @@
 import Foundation
 import PoolControl
+import PoolDevices
 
 /// Where NBD is served: `unix:PATH` or `tcp:HOST:PORT`.
 public enum NBDAddress: Hashable, Sendable, CustomStringConvertible {
@@ -62,10 +63,22 @@ public struct DaemonOptions: Hashable, Sendable {
     public var directory: String
     /// Empty: `unix:DIR/nbd.sock`.
     public var nbd: [NBDAddress]
+    /// What disks and sockets run on; where io_uring is refused, libaio serves.
+    public var engine = DiskEngine.ioUring
 
     public init(directory: String, nbd: [NBDAddress]) {
         self.directory = directory
         self.nbd = nbd
+    }
+
+    /// `io_uring` or `libaio`.
+    public mutating func chooseEngine(_ name: String) throws(ControlFailure) {
+        guard let engine = DiskEngine(rawValue: name) else {
+            throw ControlFailure(
+                .invalid, "'\(NameRules.printable(name))' is not an engine",
+                hint: "use \(DiskEngine.allCases.map(\.rawValue).joined(separator: " or "))")
+        }
+        self.engine = engine
     }
 }
 

@@ -18,10 +18,14 @@ final class ShardState: @unchecked Sendable {
     fileprivate let wakeup: Wakeup
     fileprivate var isFinished = false
 
-    fileprivate init(mailbox: ShardMailbox, logger: Logger) throws(RingError) {
+    fileprivate init(
+        mailbox: ShardMailbox, engine diskEngine: DiskEngine, logger: Logger
+    ) throws(RingError) {
         let log: @Sendable (String) -> Void = { logger.notice("\($0)") }
         let arena = BufferArena()
-        ring = try Ring(arena: arena, log: log)
+        var options = Ring.Options()
+        options.engine = diskEngine
+        ring = try Ring(arena: arena, options: options, log: log)
         wakeup = Wakeup(ring: ring, mailbox: mailbox)
         engine = Engine(arena: arena)
         driver = DeviceDriver(ring: ring, log: log)
@@ -42,6 +46,8 @@ final class ShardState: @unchecked Sendable {
 ///     submit everything and wait
 final class Shard: Sendable {
     let disks = DiskTable()
+    /// What it runs on: what was asked for, or what serves in its place.
+    var diskEngine: DiskEngine { state.ring.engine }
     private let mailbox: ShardMailbox
     private let thread: ShardThread
     private let state: ShardState
@@ -50,7 +56,9 @@ final class Shard: Sendable {
     private let witness: WitnessStore
     private let logger: Logger
 
-    init(witness: WitnessStore, logger: Logger) throws(ControlFailure) {
+    init(
+        engine: DiskEngine, witness: WitnessStore, logger: Logger
+    ) throws(ControlFailure) {
         guard let mailbox = ShardMailbox() else {
             throw DurableFile.systemFailure("cannot make an eventfd")
         }
@@ -65,7 +73,8 @@ final class Shard: Sendable {
         do throws(ShardThreadError) {
             thread = try ShardThread(name: "shard0") {
                 do throws(RingError) {
-                    let state = try ShardState(mailbox: mailbox, logger: logger)
+                    let state = try ShardState(
+                        mailbox: mailbox, engine: engine, logger: logger)
                     let record: (WitnessOperation) -> Void = { operation in
                         Shard.record(operation, witness, witnessPool, state, mailbox, logger)
                     }
@@ -82,8 +91,9 @@ final class Shard: Sendable {
         case .success(let state): self.state = state
         case .failure(let error):
             throw ControlFailure(
-                .failed, "this kernel gives no io_uring: \(error)",
-                hint: "allow io_uring (sysctl kernel.io_uring_disabled=0, the container's seccomp)")
+                .failed, "this kernel gives poold no way to its disks: \(error)",
+                hint: "allow io_uring (sysctl kernel.io_uring_disabled=0, the container's seccomp) "
+                    + "or Linux AIO (sysctl fs.aio-max-nr)")
         }
     }
 

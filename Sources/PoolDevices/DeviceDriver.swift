@@ -97,6 +97,9 @@ import PoolEngine
         precondition(at < DiskTable.capacity && disks[at] == nil, "the index is in use")
         disks[at] = disk
         errors[at] = DeviceErrors()
+        if ring.engine == .libaio && !disk.isDirect {
+            log("\(disk.path): without O_DIRECT libaio's reads and writes block their shard")
+        }
         unsafe devices[at] = Device(
             file: ring.register(disk.descriptor), sizeBytes: disk.sizeBytes,
             sectorBytes: disk.sectorBytes, isAttached: true,

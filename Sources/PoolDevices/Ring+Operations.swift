@@ -250,34 +250,4 @@ extension Ring {
         entry.user_data = userData
         return entry
     }
-
-    /// Queues an entry. A full queue is submitted first; where the kernel takes nothing (it is out
-    /// of memory) the entry waits in line.
-    func push(_ entry: io_uring_sqe) {
-        guard spilled.isEmpty else {
-            spilled.append(entry)
-            return
-        }
-        if let slot = unsafe io_uring_get_sqe(ring) {
-            unsafe slot.pointee = entry
-            return
-        }
-        submit()
-        if let slot = unsafe io_uring_get_sqe(ring) {
-            unsafe slot.pointee = entry
-        } else {
-            spilled.append(entry)
-        }
-    }
-
-    /// Moves entries that waited in line into the queue, as far as there is room.
-    func refill() {
-        guard !spilled.isEmpty else { return }
-        var taken = 0
-        while taken < spilled.count, let slot = unsafe io_uring_get_sqe(ring) {
-            unsafe slot.pointee = spilled[taken]
-            taken += 1
-        }
-        spilled.removeFirst(taken)
-    }
 }

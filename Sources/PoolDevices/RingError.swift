@@ -5,10 +5,18 @@ public enum RingError: Error, Sendable, Hashable, CustomStringConvertible {
     /// Every set of flags was refused, the bare one with this errno: EPERM or ENOSYS where io_uring
     /// is switched off, ENOMEM where its memory is not allowed.
     case setupRefused(errno: Int32)
+    /// No room for the smallest AIO context: EAGAIN where `fs.aio-max-nr` is used up.
+    case asyncContextRefused(errno: Int32)
+    /// No descriptor left for epoll or its eventfd.
+    case eventsRefused(errno: Int32)
 
     public var description: String {
         switch self {
         case .setupRefused(let code): "io_uring is not available: \(errnoText(code))"
+        case .asyncContextRefused(let code):
+            "Linux AIO is not available: \(errnoText(code))"
+                + (code == EAGAIN ? " (raise sysctl fs.aio-max-nr)" : "")
+        case .eventsRefused(let code): "epoll is not available: \(errnoText(code))"
         }
     }
 }

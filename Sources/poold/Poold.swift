@@ -31,8 +31,12 @@ struct Poold: ParsableCommand {
             valueName: "file"))
     var config: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "What disks and sockets run on: io_uring (default) or libaio.", valueName: "engine"))
+    var engine: String?
+
     // Part of the interface; anything but what is here is refused.
-    @Option(help: .hidden) var engine: String?
     @Option(help: .hidden) var shards: String?
     @Option(help: .hidden) var cluster: String?
     @Option(help: .hidden) var node: String?
@@ -62,9 +66,6 @@ struct Poold: ParsableCommand {
         var file: ConfigurationFile?
         if let config { file = try ConfigurationFile.load(config, options: Self.fileOptions) }
         let value = { (given: String?, name: String) in given ?? file?.values(name).last }
-        if let engine = value(engine, "engine"), engine != "io_uring" {
-            throw notInThisVersion("--engine \(engine)", "use io_uring")
-        }
         if let shards = value(shards, "shards"), shards != "1" {
             throw notInThisVersion("--shards \(shards)", "leave it out")
         }
@@ -80,7 +81,10 @@ struct Poold: ParsableCommand {
             let address = try NBDAddress(absolute(text))
             if !addresses.contains(address) { addresses.append(address) }
         }
-        return DaemonOptions(directory: "/" + parts.joined(separator: "/"), nbd: addresses)
+        var options = DaemonOptions(
+            directory: "/" + parts.joined(separator: "/"), nbd: addresses)
+        if let engine = value(engine, "engine") { try options.chooseEngine(engine) }
+        return options
     }
 
     private func absolute(_ address: String) -> String {

@@ -23,12 +23,20 @@ import Testing
         return options
     }
 
-    @Test(arguments: TemporaryDirectory.parents, Array(0..<8))
-    func whatWasWrittenIsRead(parent: String, bits: Int) throws {
+    /// A disk's file system and, where there is one, memory; on each engine, with each refusal.
+    static let everyWay = TemporaryDirectory.parents.flatMap { parent in
+        DiskEngine.allCases.flatMap { engine in
+            (0..<8).map { (parent, engine, $0) }
+        }
+    }
+
+    @Test(arguments: everyWay)
+    func whatWasWrittenIsRead(parent: String, engine: DiskEngine, bits: Int) throws {
         let directory = TemporaryDirectory(in: parent)
         let disk = try makeDisk(directory)
-        let bench = try Bench(options: Self.options(bits))
-        #expect(bench.ring.hasRegisteredBuffers == (bits & 2 == 0))
+        let bench = try Bench(engine, options: Self.options(bits))
+        #expect(bench.ring.engine == engine)
+        #expect(bench.ring.hasRegisteredBuffers == (engine == .ioUring && bits & 2 == 0))
         let description = bench.driver.attach(disk, as: DeviceIndex(3))
         #expect(description.sizeBytes == Self.sizeBytes)
         #expect(description.sectorBytes == 512)
@@ -53,13 +61,14 @@ import Testing
         #expect(try disk.readBytes(at: last + 512, count: 2) == [99, 99])
     }
 
-    @Test func manyOperationsShareFewSlotsAndASmallQueue() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func manyOperationsShareFewSlotsAndASmallQueue(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let disk = try makeDisk(directory)
         var options = Ring.Options()
         options.entries = 4
         options.completionEntries = 8
-        let bench = try Bench(options: options, capacity: 16)
+        let bench = try Bench(engine, options: options, capacity: 16)
         _ = bench.driver.attach(disk, as: DeviceIndex(0))
         let buffer = try #require(bench.arena.take(bytes: 4096))
         bench.fill(buffer, 4096, 1)
@@ -78,11 +87,11 @@ import Testing
         }
     }
 
-    @Test(arguments: TemporaryDirectory.parents)
-    func discardGivesSpaceBack(parent: String) throws {
+    @Test(arguments: TemporaryDirectory.parents, DiskEngine.allCases)
+    func discardGivesSpaceBack(parent: String, engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: parent)
         let disk = try makeDisk(directory)
-        let bench = try Bench()
+        let bench = try Bench(engine)
         _ = bench.driver.attach(disk, as: DeviceIndex(0))
         let buffer = try #require(bench.arena.take(bytes: 1 << 20))
         bench.fill(buffer, 1 << 20, 5)
@@ -99,10 +108,11 @@ import Testing
         Int(try disk.file.status().get().st_blocks) * 512
     }
 
-    @Test func whatIsNotLegalIsRefusedBeforeTheKernelSeesIt() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func whatIsNotLegalIsRefusedBeforeTheKernelSeesIt(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let disk = try makeDisk(directory)
-        let bench = try Bench()
+        let bench = try Bench(engine)
         _ = bench.driver.attach(disk, as: DeviceIndex(0))
         let size = Self.sizeBytes
         let refused = [
@@ -122,10 +132,11 @@ import Testing
         #expect(disk.currentSizeBytes() == size)
     }
 
-    @Test func aFileThatWasCutShortNeverGrowsAgain() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func aFileThatWasCutShortNeverGrowsAgain(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let disk = try makeDisk(directory)
-        let bench = try Bench()
+        let bench = try Bench(engine)
         _ = bench.driver.attach(disk, as: DeviceIndex(0))
         #expect(bench.run(operation(.write, at: 32 << 20, 4096)) == .ok)
         #expect(unsafe truncate(disk.path, 16 << 20) == 0)
@@ -140,20 +151,22 @@ import Testing
         #expect(bench.driver.errors(of: DeviceIndex(0)).reads == 1)
     }
 
-    @Test func aReadAcrossANewEndFails() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func aReadAcrossANewEndFails(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let disk = try makeDisk(directory)
-        let bench = try Bench()
+        let bench = try Bench(engine)
         _ = bench.driver.attach(disk, as: DeviceIndex(0))
         #expect(unsafe truncate(disk.path, (16 << 20) + 8192) == 0)
         #expect(bench.run(operation(.read, at: 16 << 20, 64 << 10)) == .ioError)
     }
 
-    @Test func writesAndFlushesNoticeByThemselves() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func writesAndFlushesNoticeByThemselves(engine: DiskEngine) throws {
         for kind in [DeviceOperation.Kind.write, .flush, .discard] {
             let directory = TemporaryDirectory(in: "/tmp")
             let disk = try makeDisk(directory)
-            let bench = try Bench()
+            let bench = try Bench(engine)
             _ = bench.driver.attach(disk, as: DeviceIndex(0))
             #expect(bench.run(operation(.write, at: 0, 4096)) == .ok)
             #expect(unsafe truncate(disk.path, 16 << 20) == 0)
@@ -165,10 +178,11 @@ import Testing
         }
     }
 
-    @Test func aDetachedDeviceFinishesFirstAndIsLetGo() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func aDetachedDeviceFinishesFirstAndIsLetGo(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let path: String
-        let bench = try Bench()
+        let bench = try Bench(engine)
         do {
             let disk = try makeDisk(directory)
             path = disk.path

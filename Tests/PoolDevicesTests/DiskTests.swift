@@ -99,11 +99,12 @@ import Testing
         return false
     }
 
-    @Test func theRingKeepsTheLockOfAnOpenFile() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func theRingKeepsTheLockOfAnOpenFile(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let path = "\(directory.path)/disk"
         try Disk.createSparseFile(path: path, bytes: 1 << 20)
-        let bench = try Bench()
+        let bench = try Bench(engine)
         let file: RingFile
         do {
             let disk = try Disk.open(path: path, waitNs: 0)
@@ -149,8 +150,8 @@ import Testing
 }
 
 @Suite(.serialized, .enabled(if: LoopDevice.isAvailable)) struct LoopDeviceTests {
-    @Test(arguments: [512, 4096])
-    func aBlockDevice(sectorBytes: Int) throws {
+    @Test(arguments: [512, 4096], DiskEngine.allCases)
+    func aBlockDevice(sectorBytes: Int, engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let file = "\(directory.path)/backing"
         try Disk.createSparseFile(path: file, bytes: 64 << 20)
@@ -164,7 +165,7 @@ import Testing
             try Disk.open(path: loop.path, waitNs: 0)
         }
 
-        let bench = try Bench()
+        let bench = try Bench(engine)
         let description = bench.driver.attach(disk, as: DeviceIndex(0))
         #expect(description.supportsDiscard)
         let buffer = try #require(bench.arena.take(bytes: 1 << 20))
@@ -188,14 +189,14 @@ import Testing
     }
 
     /// Each way to discard works, or is refused and never tried again; none is a device's failure.
-    @Test(arguments: [DiscardMethod.blockCommand, .punchHole])
-    func discardOnABlockDevice(method: DiscardMethod) throws {
+    @Test(arguments: [DiscardMethod.blockCommand, .punchHole], DiskEngine.allCases)
+    func discardOnABlockDevice(method: DiscardMethod, engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let file = "\(directory.path)/backing"
         try Disk.createSparseFile(path: file, bytes: 64 << 20)
         let loop = try #require(LoopDevice(file: file, sectorBytes: 512))
         let disk = try Disk.open(path: loop.path)
-        let bench = try Bench()
+        let bench = try Bench(engine)
         #expect(bench.driver.attach(disk, as: DeviceIndex(0)).supportsDiscard)
         #expect(unsafe bench.driver.devices[0].discardMethod == .blockCommand)
         unsafe bench.driver.devices[0].discardMethod = method

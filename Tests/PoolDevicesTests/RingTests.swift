@@ -6,31 +6,25 @@ import Testing
 @testable import PoolDevices
 
 @Suite struct RingTests {
-    /// Runs turns until `count` completions came, or two seconds are over.
-    func collect(_ ring: Ring, _ count: Int) -> [UInt64: Int32] {
-        var results: [UInt64: Int32] = [:]
-        let start = monotonicNs()
-        while results.count < count, monotonicNs() - start < 2_000_000_000 {
-            ring.submitAndWait(timeoutNs: 100_000_000)
-            ring.forEachCompletion { userData, result, _ in results[userData] = result }
-        }
-        return results
-    }
-
-    @Test func aFullQueueIsSubmittedAndNothingIsLost() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func aFullQueueIsSubmittedAndNothingIsLost(engine: DiskEngine) throws {
         var options = Ring.Options()
         options.entries = 2
         options.completionEntries = 4
-        let ring = try Ring(arena: BufferArena(counts: [4, 1, 1, 1]), options: options)
+        let ring = try Ring(engine, options: options)
         for index in 0..<1000 { ring.nop(userData: UInt64(index)) }
-        #expect(collect(ring, 1000).count == 1000)
+        #expect(ring.collect(1000).count == 1000)
     }
 
     @Test func entriesThatHadToWaitInLineKeepTheirOrder() throws {
-        let ring = try Ring(arena: BufferArena(counts: [4, 1, 1, 1]))
+        let ring = try Ring(.ioUring)
+        guard case .ioUring(let queue) = ring.backend else {
+            Issue.record("no io_uring here")
+            return
+        }
         let nobody = RingFile(descriptor: -1)
         // As after a kernel that took nothing.
-        ring.spilled = (0..<2000).map { ring.makeEntry(.nop, nobody, $0) }
+        queue.spilled = (0..<2000).map { ring.makeEntry(.nop, nobody, $0) }
         ring.nop(userData: 2000)
         var order: [UInt64] = []
         for _ in 0..<100 where order.count < 2001 {
@@ -41,38 +35,79 @@ import Testing
     }
 
     @Test(arguments: [true, false])
-    func fallbacksLogOneLineAndWork(deferred: Bool) throws {
+    func withoutDeferredTaskRunItWorksAsWell(deferred: Bool) throws {
         let logged = LogLines()
         var options = Ring.Options()
         options.allowsDeferredTaskRun = deferred
-        options.fileTableSize = 1
-        let ring = try Ring(arena: BufferArena(counts: [4, 1, 1, 1]), options: options) {
-            logged.append($0)
+        let ring = try Ring(.ioUring, options: options) { logged.append($0) }
+        guard case .ioUring(let queue) = ring.backend else {
+            Issue.record("no io_uring here")
+            return
         }
-        #expect(ring.defersTaskRun == deferred)
-        // The table is full after one: the next is a plain descriptor, and works as well.
+        #expect(queue.defersTaskRun == deferred)
+        ring.nop(userData: 1)
+        #expect(ring.collect(1) == [1: 0])
+        #expect(logged.all.isEmpty)
+    }
+
+    @Test(arguments: DiskEngine.allCases)
+    func aFullTableGivesPlainDescriptors(engine: DiskEngine) throws {
+        var options = Ring.Options()
+        options.fileTableSize = 1
+        let ring = try Ring(engine, options: options)
         let mailbox = try #require(ShardMailbox())
         let first = ring.register(mailbox.descriptor)
         let second = ring.register(mailbox.descriptor)
         #expect(first.isRegistered && !second.isRegistered)
+        ring.poll(second, events: Int16(POLLOUT), userData: 1)
+        #expect(ring.collect(1) == [1: Int32(POLLOUT)])
         ring.unregister(first)
         #expect(ring.register(mailbox.descriptor).isRegistered)
-        ring.nop(userData: 1)
-        #expect(collect(ring, 1) == [1: 0])
-        #expect(logged.all.isEmpty)
     }
 
-    @Test func timeoutsFireAndAreCancelled() throws {
-        let ring = try Ring(arena: BufferArena(counts: [4, 1, 1, 1]))
+    @Test func whereIOUringIsRefusedLibaioServes() throws {
+        let logged = LogLines()
+        var options = Ring.Options()
+        options.allowsIOUring = false
+        let ring = try Ring(.ioUring, options: options) { logged.append($0) }
+        #expect(ring.engine == .libaio)
+        #expect(
+            logged.all == ["io_uring is not available: Operation not permitted; using libaio"])
+        ring.nop(userData: 1)
+        #expect(ring.collect(1) == [1: 0])
+    }
+
+    @Test func littleRoomForAsynchronousOperationsIsSaidOnce() throws {
+        let logged = LogLines()
+        var options = Ring.Options()
+        options.asyncRoom = 100
+        let ring = try Ring(.libaio, options: options) { logged.append($0) }
+        #expect(
+            logged.all == [
+                "libaio: fs.aio-max-nr has no room for 4096 operations, using 64 "
+                    + "(sysctl fs.aio-max-nr raises it)"
+            ])
+        ring.nop(userData: 1)
+        #expect(ring.collect(1) == [1: 0])
+        options.asyncRoom = 0
+        #expect(throws: RingError.asyncContextRefused(errno: EAGAIN)) {
+            try Ring(.libaio, options: options)
+        }
+    }
+
+    @Test(arguments: DiskEngine.allCases)
+    func timeoutsFireAndAreCancelled(engine: DiskEngine) throws {
+        let ring = try Ring(engine)
         ring.timeout(afterNs: 1_000_000, userData: 1)
         ring.timeout(afterNs: 60_000_000_000, userData: 2)
         ring.cancel(2, userData: 3)
-        let results = collect(ring, 3)
+        let results = ring.collect(3)
         #expect(results == [1: -ETIME, 2: -ECANCELED, 3: 1])
     }
 
-    @Test func aWaitEndsWithItsTime() throws {
-        let ring = try Ring(arena: BufferArena(counts: [4, 1, 1, 1]))
+    @Test(arguments: DiskEngine.allCases)
+    func aWaitEndsWithItsTime(engine: DiskEngine) throws {
+        let ring = try Ring(engine)
         let start = monotonicNs()
         ring.submitAndWait(timeoutNs: 20_000_000)
         let waited = monotonicNs() - start
@@ -81,13 +116,14 @@ import Testing
         #expect(ring.forEachCompletion { _, _, _ in } == 0)
     }
 
-    @Test func socketsCarryBytes() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func socketsCarryBytes(engine: DiskEngine) throws {
         let directory = TemporaryDirectory(in: "/tmp")
-        let ring = try Ring(arena: BufferArena(counts: [4, 1, 1, 1]))
+        let ring = try Ring(engine)
         let listener = try #require(listen(at: "\(directory.path)/socket"))
         ring.accept(ring.register(listener), userData: 10)
         let client = try #require(connect(to: "\(directory.path)/socket"))
-        let accepted = try #require(collect(ring, 1)[10])
+        let accepted = try #require(ring.collect(1)[10])
         try #require(accepted >= 0)
         let (near, far) = (ring.register(client), ring.register(accepted))
 
@@ -109,66 +145,34 @@ import Testing
         unsafe message.pointee.msg_iovlen = 2
         unsafe ring.sendMessage(near, message, userData: 1)
         unsafe ring.receive(far, into: memory + 2048, count: 1024, waitAll: true, userData: 2)
-        #expect(collect(ring, 2) == [1: 1024, 2: 1024])
+        #expect(ring.collect(2) == [1: 1024, 2: 1024])
         #expect(unsafe (memory + 2048).load(as: UInt8.self) == 0x5A)
         #expect(unsafe (memory + 2048 + 1023).load(as: UInt8.self) == 0x5A)
 
         // A receive that waits ends with the stream, and a closed descriptor is really closed.
         unsafe ring.receive(far, into: memory, count: 16, userData: 3)
         ring.shutdown(near, userData: 4)
-        #expect(collect(ring, 2) == [3: 0, 4: 0])
+        #expect(ring.collect(2) == [3: 0, 4: 0])
         ring.close(far, userData: 5)
         ring.close(near, userData: 6)
-        #expect(collect(ring, 2) == [5: 0, 6: 0])
+        #expect(ring.collect(2) == [5: 0, 6: 0])
         ring.cancel(10, userData: 11)
-        #expect(collect(ring, 2) == [10: -ECANCELED, 11: 1])
+        #expect(ring.collect(2) == [10: -ECANCELED, 11: 1])
         ring.close(RingFile(descriptor: listener), userData: 12)
-        #expect(collect(ring, 1) == [12: 0])
-    }
-
-    private func address(_ path: String) -> sockaddr_un {
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        unsafe withUnsafeMutableBytes(of: &address.sun_path) { bytes in
-            for (index, byte) in path.utf8.enumerated() { unsafe bytes[index] = byte }
-        }
-        return address
-    }
-
-    private func listen(at path: String) -> Int32? {
-        let socket = Glibc.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
-        var address = address(path)
-        let length = socklen_t(MemoryLayout<sockaddr_un>.size)
-        let bound = unsafe withUnsafePointer(to: &address) { pointer in
-            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                unsafe bind(socket, $0, length)
-            }
-        }
-        return bound == 0 && Glibc.listen(socket, 8) == 0 ? socket : nil
-    }
-
-    private func connect(to path: String) -> Int32? {
-        let socket = Glibc.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
-        var address = address(path)
-        let length = socklen_t(MemoryLayout<sockaddr_un>.size)
-        let connected = unsafe withUnsafePointer(to: &address) { pointer in
-            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                unsafe Glibc.connect(socket, $0, length)
-            }
-        }
-        return connected == 0 ? socket : nil
+        #expect(ring.collect(1) == [12: 0])
     }
 }
 
 @Suite struct ShardThreadTests {
-    @Test func postedWorkRunsOnTheShardInOrder() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func postedWorkRunsOnTheShardInOrder(engine: DiskEngine) throws {
         let mailbox = try #require(ShardMailbox())
         let seen = Shared<[Int]>([])
         let threads = Shared<Set<UInt>>([])
         let isRunning = Shared(true)
         let name = Shared("")
         let thread = try ShardThread(name: "shard-0-of-many-more", processor: 0) {
-            guard let ring = try? Ring(arena: BufferArena(counts: [4, 1, 1, 1])) else { return }
+            guard let ring = try? Ring(engine) else { return }
             let wakeup = Wakeup(ring: ring, mailbox: mailbox)
             name.withLock { $0 = comm() }
             // Only a wake-up runs posted work; the deadline makes a lost one a failure, not a hang.
@@ -199,13 +203,14 @@ import Testing
         #expect(!mailbox.post {})
     }
 
-    @Test func anIdleShardCostsNothing() throws {
+    @Test(arguments: DiskEngine.allCases)
+    func anIdleShardCostsNothing(engine: DiskEngine) throws {
         let mailbox = try #require(ShardMailbox())
         let turns = Shared(0)
         let processorNs = Shared(UInt64(0))
         let isRunning = Shared(true)
         let thread = try ShardThread(name: "idle") {
-            guard let ring = try? Ring(arena: BufferArena(counts: [4, 1, 1, 1])) else { return }
+            guard let ring = try? Ring(engine) else { return }
             let wakeup = Wakeup(ring: ring, mailbox: mailbox)
             while isRunning.withLock({ $0 }) {
                 // A busy timer: a hundred turns a second.

@@ -77,8 +77,12 @@ final class Bench {
     let logged = LogLines()
     var nowNs: UInt64 = 1_000_000_000
 
-    init(options: Ring.Options = Ring.Options(), capacity: Int = 64) throws {
+    init(
+        _ engine: DiskEngine = .ioUring, options: Ring.Options = Ring.Options(), capacity: Int = 64
+    ) throws {
         let logged = logged
+        var options = options
+        options.engine = engine
         ring = try Ring(arena: arena, options: options) { logged.append($0) }
         driver = DeviceDriver(ring: ring, capacity: capacity) { logged.append($0) }
     }
@@ -123,6 +127,39 @@ final class Bench {
     }
 }
 
+extension Ring {
+    /// A small one, on the engine a test is about.
+    convenience init(
+        _ engine: DiskEngine, options: Options = Options(),
+        log: @escaping @Sendable (String) -> Void = { _ in }
+    ) throws {
+        var options = options
+        options.engine = engine
+        try self.init(arena: BufferArena(counts: [4, 1, 1, 1]), options: options, log: log)
+    }
+
+    /// A few turns in which nothing that waits should complete.
+    func settle() -> [UInt64: Int32] {
+        var results: [UInt64: Int32] = [:]
+        for _ in 0..<4 {
+            submitAndWait(timeoutNs: 2_000_000)
+            forEachCompletion { userData, result, _ in results[userData] = result }
+        }
+        return results
+    }
+
+    /// Runs turns until `count` completions came, or ten seconds are over.
+    func collect(_ count: Int) -> [UInt64: Int32] {
+        var results: [UInt64: Int32] = [:]
+        let start = monotonicNs()
+        while results.count < count, monotonicNs() - start < 10_000_000_000 {
+            submitAndWait(timeoutNs: 100_000_000)
+            forEachCompletion { userData, result, _ in results[userData] = result }
+        }
+        return results
+    }
+}
+
 func operation(
     _ kind: DeviceOperation.Kind, _ device: DeviceIndex = DeviceIndex(0), token: UInt32 = 1,
     at offsetBytes: UInt64 = 0, _ lengthBytes: UInt64 = 0, buffer: Int = 0
@@ -151,4 +188,42 @@ final class LoopDevice {
     }
 
     deinit { _ = PoolDevicesTests.run("/bin/sh", ["-c", "losetup -d \(path)"]) }
+}
+
+// MARK: - sockets
+
+/// SOCK_CLOEXEC: programs that other tests start meanwhile must not keep a socket open.
+let streamSocket = Int32(SOCK_STREAM.rawValue) | O_CLOEXEC
+
+private func address(_ path: String) -> sockaddr_un {
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    unsafe withUnsafeMutableBytes(of: &address.sun_path) { bytes in
+        for (index, byte) in path.utf8.enumerated() { unsafe bytes[index] = byte }
+    }
+    return address
+}
+
+func listen(at path: String, backlog: Int32 = 8) -> Int32? {
+    let socket = Glibc.socket(AF_UNIX, streamSocket, 0)
+    var address = address(path)
+    let length = socklen_t(MemoryLayout<sockaddr_un>.size)
+    let bound = unsafe withUnsafePointer(to: &address) { pointer in
+        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            unsafe bind(socket, $0, length)
+        }
+    }
+    return bound == 0 && Glibc.listen(socket, backlog) == 0 ? socket : nil
+}
+
+func connect(to path: String) -> Int32? {
+    let socket = Glibc.socket(AF_UNIX, streamSocket, 0)
+    var address = address(path)
+    let length = socklen_t(MemoryLayout<sockaddr_un>.size)
+    let connected = unsafe withUnsafePointer(to: &address) { pointer in
+        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            unsafe Glibc.connect(socket, $0, length)
+        }
+    }
+    return connected == 0 ? socket : nil
 }

@@ -32,7 +32,10 @@ final class Machine {
     func launch(_ arguments: [String] = []) throws {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: try Tool.path(of: "poold"))
-        process.arguments = ["--dir", directory] + arguments
+        // POOLD_ENGINE=libaio has the same tests say the same of the other engine.
+        let engine = ProcessInfo.processInfo.environment["POOLD_ENGINE"]
+        process.arguments =
+            ["--dir", directory] + (engine.map { ["--engine", $0] } ?? []) + arguments
         process.standardInput = FileHandle.nullDevice
         process.standardOutput = FileHandle.nullDevice
         process.standardError = try appendable(directory + ".log")

@@ -1,12 +1,41 @@
 import CLiburing
 import Glibc
 
-extension Ring {
-    /// Hands everything queued to the kernel and waits until at least one completion is there, or
-    /// the time is over. One system call, two where it spun in vain.
-    ///
-    /// - Parameter timeoutNs: nil waits for ever, 0 not at all.
-    public func submitAndWait(timeoutNs: UInt64?) {
+extension IOUring {
+    /// Queues an entry. A full queue is submitted first; where the kernel takes nothing (it is out
+    /// of memory) the entry waits in line.
+    func push(_ entry: io_uring_sqe) {
+        guard spilled.isEmpty else {
+            spilled.append(entry)
+            return
+        }
+        if let slot = unsafe io_uring_get_sqe(ring) {
+            unsafe slot.pointee = entry
+            return
+        }
+        submit()
+        if let slot = unsafe io_uring_get_sqe(ring) {
+            unsafe slot.pointee = entry
+        } else {
+            spilled.append(entry)
+        }
+    }
+
+    /// Moves entries that waited in line into the queue, as far as there is room.
+    func refill() {
+        guard !spilled.isEmpty else { return }
+        var taken = 0
+        while taken < spilled.count, let slot = unsafe io_uring_get_sqe(ring) {
+            unsafe slot.pointee = spilled[taken]
+            taken += 1
+        }
+        spilled.removeFirst(taken)
+    }
+
+    // MARK: - the kernel's turn
+
+    /// One system call, two where it spun in vain.
+    func submitAndWait(timeoutNs: UInt64?) {
         refill()
         let isReady = unsafe io_uring_cq_ready(ring) > 0
         if isReady || timeoutNs == 0 || !spilled.isEmpty {
@@ -24,18 +53,12 @@ extension Ring {
         spin.slept(monotonicNs() &- start)
     }
 
-    /// Hands everything queued to the kernel without waiting.
-    public func submit() {
+    func submit() {
         refill()
         check(unsafe io_uring_submit(ring))
     }
 
-    /// Calls `body` once for each completion that is there now; completions that arrive meanwhile
-    /// wait for the next call. `body` may queue operations, it must not wait or iterate.
-    ///
-    /// - Parameter body: user data, result (a count or a negative errno) and `IORING_CQE_F_*`.
-    @discardableResult
-    public func forEachCompletion(_ body: (UInt64, Int32, UInt32) -> Void) -> Int {
+    func forEachCompletion(_ body: (UInt64, Int32, UInt32) -> Void) -> Int {
         let count = unsafe io_uring_cq_ready(ring)
         guard count > 0 else { return 0 }
         let mask = unsafe ring.pointee.cq.ring_mask
@@ -98,11 +121,4 @@ extension __kernel_timespec {
         tv_sec = .init(nanoseconds / 1_000_000_000)
         tv_nsec = .init(nanoseconds % 1_000_000_000)
     }
-}
-
-/// CLOCK_MONOTONIC in nanoseconds: the shard loop's time.
-public func monotonicNs() -> UInt64 {
-    var time = timespec()
-    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
 }
