@@ -45,7 +45,13 @@ seconds_since() {
 BUILD_PACKAGES=(liburing-dev libisal-dev pkg-config)
 # The real clients of the end-to-end tests.
 # shellcheck disable=SC2034
-CLIENT_PACKAGES=(libnbd-bin python3-libnbd qemu-utils fio nbd-client)
+CLIENT_PACKAGES=(libnbd-bin python3-libnbd qemu-utils fio nbd-client e2fsprogs)
+# Disks that lose power: an nbdkit plugin, mounted as files.
+# shellcheck disable=SC2034
+POWER_PACKAGES=(nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd fuse3 gcc libc6-dev)
+# Kernels that use an export as their disk.
+# shellcheck disable=SC2034
+KERNEL_PACKAGES=(user-mode-linux kmod iproute2 xfsprogs)
 
 check_platform() {
     local id='' version=''
@@ -90,6 +96,11 @@ need_packages() {
     fi
     install_quietly "${missing[@]}" ||
         fail "apt-get could not install ${missing[*]}" "as root: $line"
+}
+
+# want_packages PACKAGE...: likewise; without them some tests are skipped, each by its name.
+want_packages() {
+    (need_packages "$@") || warn "going on without: the tests that need them are skipped"
 }
 
 # Packages such as nbd-client bring services. policy-rc.d keeps them from starting; it is put in
@@ -187,17 +198,21 @@ kill_process() {
     while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
 }
 
-# Daemons that a test left behind wrote their ids to SCRATCH/**/poold.pid. An id is believed only
-# while it still belongs to a poold.
-end_recorded_daemons() {
-    local file pid
-    while IFS= read -r file; do
-        pid=$(tr -dc '0-9' <"$file")
-        if [[ -n $pid && $(readlink "/proc/$pid/exe" 2>/dev/null) == */poold ]]; then
-            warn "ending a poold that a test left behind: $pid"
+# Whatever a test left behind that was ended before it could clean up. A process is ours when its
+# command line names the scratch folder, whose name is like no other. Those that start others are
+# asked first.
+end_strays() {
+    local process pid mounted
+    for process in python3 '' ; do
+        while IFS= read -r pid; do
+            [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == *"$process"* ]] || continue
+            warn "ending what a test left behind: $pid $(head -c 60 "/proc/$pid/comm")"
             end_process "$pid"
-        fi
-    done < <(find "$SCRATCH" -name poold.pid 2>/dev/null)
+        done < <(grep -lsF -- "$SCRATCH/" /proc/[0-9]*/cmdline | tr -dc '0-9\n')
+    done
+    while read -r _ mounted _; do
+        [[ $mounted != "$SCRATCH"/* ]] || as_root umount --lazy "$mounted" || true
+    done </proc/mounts
 }
 
 # A script may define at_cleanup: called once its processes are gone and before SCRATCH is.
@@ -207,7 +222,7 @@ cleanup() {
     remove_policy
     for pid in ${STARTED_PIDS[@]+"${STARTED_PIDS[@]}"}; do end_process "$pid"; done
     if [[ -n $SCRATCH && -d $SCRATCH ]]; then
-        end_recorded_daemons
+        end_strays
         if declare -F at_cleanup >/dev/null; then at_cleanup; fi
         if [[ $KEEP_SCRATCH == yes ]]; then
             say "kept: $SCRATCH"

@@ -19,10 +19,12 @@ struct HarnessError: Error, CustomStringConvertible {
 
 /// Runs a program to its end. Its output goes through files, so no pipe can fill up and block it.
 ///
-/// - Parameter timeout: seconds after which it is killed and the test fails.
+/// - Parameter timeout: seconds after which it is ended and the test fails.
+/// - Parameter grace: seconds it has between SIGTERM and SIGKILL then, to clean up after itself.
 @discardableResult
 func run(
-    _ program: String, _ arguments: [String], in folder: String? = nil, timeout: Double = 120
+    _ program: String, _ arguments: [String], in folder: String? = nil, timeout: Double = 120,
+    grace: Double = 0
 ) throws -> Finished {
     let captured = try Scratch(name: "command")
     let outputPath = captured.path("stdout")
@@ -38,8 +40,11 @@ func run(
     process.terminationHandler = { _ in ended.signal() }
     try process.runUnmasked()
     if ended.wait(timeout: .now() + timeout) == .timedOut {
-        kill(process.processIdentifier, SIGKILL)
-        ended.wait()
+        if grace > 0 { kill(process.processIdentifier, SIGTERM) }
+        if grace == 0 || ended.wait(timeout: .now() + grace) == .timedOut {
+            kill(process.processIdentifier, SIGKILL)
+            ended.wait()
+        }
         let said = read(outputPath) + read(errorsPath)
         throw HarnessError("\(program) \(arguments) did not end within \(timeout) s\n\(said)")
     }
@@ -117,12 +122,15 @@ enum Tool {
             .deletingLastPathComponent().path
     }()
 
-    /// The scripts that talk libnbd.
-    static let clients: String = {
+    /// The repository's own scripts.
+    static let tools: String = {
         var folder = URL(fileURLWithPath: #filePath)
         for _ in 0..<4 { folder.deleteLastPathComponent() }
-        return folder.appendingPathComponent("tools/clients").path
+        return folder.appendingPathComponent("tools").path
     }()
+
+    /// Those of them that are clients.
+    static let clients = tools + "/clients"
 
     private static func search(_ program: String) -> String? {
         let path = ProcessInfo.processInfo.environment["PATH"] ?? ""
