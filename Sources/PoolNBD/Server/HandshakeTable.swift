@@ -14,6 +14,7 @@ final class HandshakeTable {
     private var ready: [UInt16] = []
     private var talking = 0
     private var accepted: UInt64 = 0
+    private var nowNs: UInt64 = 0
 
     init(ring: Ring, exports: ExportTable) {
         self.ring = ring
@@ -23,7 +24,7 @@ final class HandshakeTable {
     /// No client is left here, those on their way out included.
     var isEmpty: Bool { vacant.count == slots.count }
 
-    /// Takes a socket in; false where every slot is waiting for the kernel.
+    /// Takes a socket in; false where every slot waits for the kernel.
     func adopt(_ socket: Int32) -> Bool {
         if talking >= NBDLimits.handshakes { endIdlest() }
         guard let index = vacantIndex() else { return false }
@@ -65,6 +66,7 @@ final class HandshakeTable {
     ///
     /// - Parameter leaving: gets each client that is through.
     func poll(nowNs: UInt64, leaving: (Departure) -> Void) {
+        self.nowNs = nowNs
         var next = 0
         while next < ready.count {
             let index = ready[next]
@@ -85,7 +87,7 @@ final class HandshakeTable {
         ready.removeAll(keepingCapacity: true)
     }
 
-    func endOverdue(nowNs: UInt64) {
+    func endOverdue() {
         for (index, slot) in slots.enumerated() where slot.phase == .talking {
             if nowNs - min(nowNs, slot.acceptedNs) >= NBDLimits.handshakeNs { end(slot, index) }
         }
@@ -109,6 +111,11 @@ final class HandshakeTable {
     private func end(_ slot: HandshakeConnection, _ index: Int) {
         slot.fail()
         talking -= 1
-        markReady(slot, UInt16(index))
+        // One that has not had its first turn is gone at once, so however many come in one turn,
+        // there is always a slot for the last.
+        switch slot.turn(nowNs: nowNs) {
+        case .ended: vacant.append(UInt16(index))
+        case .stays, .leaves: break
+        }
     }
 }

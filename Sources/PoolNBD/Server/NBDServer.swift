@@ -296,7 +296,7 @@ public final class NBDServer {
     private func checkDeadlines() {
         let now = shared.nowNs
         nextCheckNs = now + Self.checkIntervalNs
-        handshakes.endOverdue(nowNs: now)
+        handshakes.endOverdue()
         wantsChecks = false
         for connection in connections {
             switch connection.phase {
