@@ -9,7 +9,9 @@ extension EndToEnd {
             "advertised", "listed", "unknown_export", "export_name_option", "unknown_option",
             "round_trip", "neighbours_untouched", "never_written_reads_zeros", "fua_and_flush",
             "trim_reads_zeros", "write_zeroes", "four_gibibytes_at_once", "structured_reads",
-            "simple_replies", "block_status", "deep_queue", "overlapping_writes_settle",
+            "simple_replies", "block_status", "long_maps_go_on", "contexts",
+            "unfragmented_reads", "cached_ranges", "nbdinfo_map", "qemu_map_and_convert",
+            "nbdcopy_skips_holes", "deep_queue", "overlapping_writes_settle",
             "two_connections_see_each_other", "unaligned_is_refused",
             "beyond_the_end_is_refused", "requests_from_hell", "abandoned_connections",
         ]

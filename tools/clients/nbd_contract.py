@@ -11,19 +11,20 @@ every check that sends something improper ends by using a second, proper connect
 
 import argparse
 import errno
+import json
 import os
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
 import traceback
 
 import nbd
 
 MIB = 1 << 20
 ALLOCATION = nbd.CONTEXT_BASE_ALLOCATION
-# Not offered yet, so it must not be advertised either. Whoever adds one takes it out here, and its
-# checks run from then on.
-NOT_YET = {"fast_zero", "cache", ALLOCATION}
+HOLE_AND_ZERO = nbd.STATE_HOLE | nbd.STATE_ZERO
 CHECKS = {}
 
 
@@ -64,6 +65,9 @@ class Server:
         stream.settimeout(10)
         stream.connect(self.path)
         return stream
+
+    def uri(self):
+        return f"nbd+unix:///{self.export}?socket={self.path}"
 
     def must_be_alive(self):
         handle = self.connect()
@@ -128,11 +132,10 @@ def advertised(server):
     must_equal(handle.get_block_size(nbd.SIZE_PREFERRED), 4096, "preferred block size")
     must_equal(handle.get_block_size(nbd.SIZE_MAXIMUM), 32 * MIB, "maximum block size")
     must(not handle.is_read_only(), "writable")
-    for name in ("flush", "fua", "trim", "zero", "fast_zero", "cache", "multi_conn"):
-        must_equal(bool(getattr(handle, f"can_{name}")()), name not in NOT_YET, f"can_{name}")
+    for name in ("flush", "fua", "trim", "zero", "fast_zero", "cache", "df", "multi_conn"):
+        must(getattr(handle, f"can_{name}")(), f"can_{name}")
     must(handle.get_structured_replies_negotiated(), "structured replies")
-    found = bool(handle.can_meta_context(ALLOCATION))
-    must_equal(found, ALLOCATION not in NOT_YET, ALLOCATION)
+    must(handle.can_meta_context(ALLOCATION), ALLOCATION)
     handle.shutdown()
 
 
@@ -278,37 +281,27 @@ def write_zeroes(server):
     handle = server.connect()
     base = 104 * MIB
     length = 2 * MIB + 3072
-    kinds = [0, nbd.CMD_FLAG_NO_HOLE]
-    if "fast_zero" not in NOT_YET:
-        kinds.append(nbd.CMD_FLAG_FAST_ZERO)
-    for seed, flags in enumerate(kinds):
+    fast = nbd.CMD_FLAG_FAST_ZERO
+    for seed, flags in enumerate([0, nbd.CMD_FLAG_NO_HOLE, fast, fast | nbd.CMD_FLAG_NO_HOLE]):
         data = pattern(4 * MIB, 20 + seed)
         handle.pwrite(data, base)
         wanted = data[:512] + bytes(length) + data[512 + length :]
-        try:
-            handle.zero(length, base + 512, flags)
-        except nbd.Error as problem:
-            # FAST_ZERO may be refused, and then nothing has changed.
-            must(
-                flags == nbd.CMD_FLAG_FAST_ZERO and problem.errnum == errno.ENOTSUP,
-                f"zero with flags {flags}: {problem}",
-            )
-            wanted = data
+        handle.zero(length, base + 512, flags)
         must_equal(bytes(handle.pread(4 * MIB, base)), wanted, f"zeroes with flags {flags}")
     handle.shutdown()
 
 
 @check
 def four_gibibytes_at_once(server):
-    """TRIM, WRITE_ZEROES and CACHE take lengths up to 4 GiB - 1 (here the last multiple of 512)."""
+    """Requests without data take lengths up to 4 GiB - 1 (here the last multiple of 512)."""
     handle = server.connect()
     length = (1 << 32) - 512
     data = pattern(MIB, 31)
     handle.pwrite(data, 200 * MIB)
-    if "cache" not in NOT_YET:
-        handle.cache(length, 0)
+    handle.cache(length, 0)
     handle.trim(length, 0)
     must_equal(bytes(handle.pread(MIB, 200 * MIB)), bytes(MIB), "after a 4 GiB trim")
+    must_equal(extents(handle, 0, length), [(length, HOLE_AND_ZERO)], "4 GiB of status")
     handle.pwrite(data, 200 * MIB)
     handle.zero(length, 0)
     must_equal(bytes(handle.pread(MIB, 200 * MIB)), bytes(MIB), "after 4 GiB of zeroes")
@@ -349,37 +342,187 @@ def simple_replies(server):
     handle.shutdown()
 
 
+def extents(handle, offset, length, flags=0):
+    """[(length, flags)] of one request."""
+    found = []
+    handle.block_status(length, offset, lambda c, o, entries, e: found.extend(entries), flags)
+    return list(zip(found[0::2], found[1::2]))
+
+
 @check
 def block_status(server):
+    """What was trimmed is a hole, what was zeroed is zero, exact to the 4 KiB block."""
     handle = server.connect()
-    if ALLOCATION in NOT_YET:
-        must_refuse([errno.ENOTSUP], "block status", lambda: handle.block_status(512, 0, print))
-        return
     base = 140 * MIB
     handle.trim(8 * MIB, base)
     handle.pwrite(pattern(MIB, 47), base + 2 * MIB)
-
-    def extents(offset, length, flags=0):
-        found = []
-        handle.block_status(length, offset, lambda c, o, entries, e: found.extend(entries), flags)
-        return list(zip(found[0::2], found[1::2]))
-
-    hole = nbd.STATE_HOLE | nbd.STATE_ZERO
-    one = extents(base, 8 * MIB, nbd.CMD_FLAG_REQ_ONE)
-    must_equal(len(one), 1, "extents with REQ_ONE")
-    must_equal(one[0][1], hole, "a trimmed range is a hole and zero")
-    must(0 < one[0][0] <= 2 * MIB, f"the first extent ends where data begins: {one[0][0]}")
-    at, written = base, 0
-    while at < base + 8 * MIB:
-        for length, state in extents(at, base + 8 * MIB - at):
-            must(length > 0 and length % 512 == 0, f"an extent of {length}")
-            inside = base + 2 * MIB <= at < base + 3 * MIB
-            must(not inside or not state & nbd.STATE_ZERO, f"data called zero at {at - base}")
-            if not state & nbd.STATE_ZERO:
-                written += min(length, base + 8 * MIB - at)
-            at += length
-    must_equal(written, MIB, "bytes called data")
+    handle.pwrite(pattern(512, 48), base + 5 * MIB + 8192)
+    handle.zero(65536, base + 2 * MIB + 4096, nbd.CMD_FLAG_NO_HOLE)
+    handle.zero(MIB, base + 6 * MIB, nbd.CMD_FLAG_NO_HOLE)
+    zero = nbd.STATE_ZERO
+    wanted = [
+        (2 * MIB, HOLE_AND_ZERO), (4096, 0), (65536, zero), (MIB - 69632, 0),
+        (2 * MIB, HOLE_AND_ZERO), (8192, zero), (4096, 0), (2 * MIB - 12288, zero),
+        (MIB, HOLE_AND_ZERO),
+    ]
+    must_equal(extents(handle, base, 8 * MIB), wanted, "extents")
+    one = nbd.CMD_FLAG_REQ_ONE
+    must_equal(extents(handle, base, 8 * MIB, one), wanted[:1], "one extent")
+    must_equal(extents(handle, base + MIB, 512, one), [(512, HOLE_AND_ZERO)], "one sector")
+    cut = extents(handle, base + 2 * MIB + 3584, 1024)
+    must_equal(cut, [(512, 0), (512, zero)], "an edge between two sectors")
+    handle.trim(8 * MIB, base)
+    must_equal(extents(handle, base, 8 * MIB), [(8 * MIB, HOLE_AND_ZERO)], "trimmed again")
     handle.shutdown()
+
+
+@check
+def long_maps_go_on(server):
+    """A map with more extents than one reply holds comes in parts that join."""
+    handle = server.connect()
+    base, count = 150 * MIB, 3000
+    handle.trim(24 * MIB, base)
+    data = pattern(4096, 51)
+    cookies = set()
+    for index in range(count):
+        source = nbd.Buffer.from_bytearray(bytearray(data))
+        cookies.add(handle.aio_pwrite(source, base + index * 8192))
+        if len(cookies) == 64:
+            drain(handle, cookies)
+    drain(handle, cookies)
+    found, at = [], 0
+    while at < count * 8192:
+        part = extents(handle, base + at, count * 8192 - at)
+        must(part, "a reply without extents")
+        found += part
+        at += sum(length for length, _ in part)
+    must_equal(found, [(4096, 0), (4096, nbd.STATE_ZERO)] * count, "every other block")
+    handle.trim(24 * MIB, base)
+    handle.shutdown()
+
+
+@check
+def contexts(server):
+    """What can be selected, and that nothing comes of what was not."""
+    for queries, wanted in [
+        ([], [ALLOCATION]), (["base:"], [ALLOCATION]), ([ALLOCATION, "qemu:x"], [ALLOCATION]),
+        (["qemu:"], []), (["base:nothing"], []),
+    ]:
+        handle = server.negotiate(server.export)
+        handle.set_strict_mode(0)
+        for query in queries:
+            handle.add_meta_context(query)
+        listed = []
+        handle.opt_list_meta_context(listed.append)
+        must_equal(listed, wanted, f"listed for {queries}")
+        # Selects the same queries on its way.
+        handle.opt_go()
+        if ALLOCATION in queries:
+            must(handle.can_meta_context(ALLOCATION), f"selected by {queries}")
+            must(extents(handle, 0, 4096), "status with the context")
+        else:
+            must_refuse(
+                [errno.EINVAL, errno.ENOTSUP], f"status after {queries}",
+                lambda: extents(handle, 0, 4096))
+        handle.shutdown()
+
+
+@check
+def unfragmented_reads(server):
+    handle = server.connect(strict=False)
+    data = pattern(4 * MIB, 53)
+    handle.pwrite(data, 160 * MIB)
+    for offset, length in [(0, 512), (MIB - 512, 1024), (MIB - 32768, 65536), (512, MIB)]:
+        chunks = []
+        read = handle.pread_structured(
+            length, 160 * MIB + offset, lambda c, o, s, e: chunks.append(o) or 0,
+            nbd.CMD_FLAG_DF)
+        must_equal(len(chunks), 1, f"chunks of {length} at {offset}")
+        must_equal(bytes(read), data[offset : offset + length], f"{length} at {offset}")
+    must_refuse(
+        [errno.EOVERFLOW], "an unfragmented read of 2 MiB",
+        lambda: handle.pread_structured(
+            2 * MIB, 160 * MIB, lambda c, o, s, e: 0, nbd.CMD_FLAG_DF))
+    handle.shutdown()
+
+
+@check
+def cached_ranges(server):
+    handle = server.connect(strict=False)
+    handle.pwrite(pattern(MIB, 57), 170 * MIB)
+    handle.cache(64 * MIB, 160 * MIB + 512)
+    handle.cache(512, handle.get_size() - 512)
+    must_equal(bytes(handle.pread(MIB, 170 * MIB)), pattern(MIB, 57), "what was cached")
+    invalid, last = [errno.EINVAL], handle.get_size() - 512
+    must_refuse(invalid, "beyond the end", lambda: handle.cache(1024, last))
+    must_refuse(invalid, "part of a sector", lambda: handle.cache(100, 0))
+    handle.shutdown()
+
+
+def sample_map(server):
+    """Empties the export, and writes 3 MiB in two places: [(offset, bytes)]."""
+    handle = server.connect()
+    size, longest = handle.get_size(), (1 << 32) - 512
+    for offset in range(0, size, longest):
+        handle.trim(min(longest, size - offset), offset)
+    places = [(2 * MIB, pattern(MIB, 61)), (4 << 30, pattern(2 * MIB, 62))]
+    for offset, data in places:
+        handle.pwrite(data, offset)
+    handle.flush()
+    handle.shutdown()
+    return size, places
+
+
+def output_of(*command):
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100,
+        check=False)
+    must_equal(finished.returncode, 0, f"{command[0]} said {finished.stdout[-500:]!r}")
+    return finished.stdout
+
+
+@check
+def nbdinfo_map(server):
+    size, places = sample_map(server)
+    listed = json.loads(output_of("nbdinfo", "--json", "--map", server.uri()))
+    must_equal(listed[0]["offset"], 0, "the first offset")
+    must_equal(sum(extent["length"] for extent in listed), size, "bytes in the map")
+    data = [(e["offset"], e["length"]) for e in listed if e["type"] == 0]
+    must_equal(data, [(offset, len(content)) for offset, content in places], "data")
+    must(all(e["type"] in (0, HOLE_AND_ZERO) for e in listed), f"kinds of {listed}")
+
+
+@check
+def qemu_map_and_convert(server):
+    size, places = sample_map(server)
+    listed = json.loads(
+        output_of("qemu-img", "map", "-f", "raw", "--output=json", server.uri()))
+    data = [(e["start"], e["length"]) for e in listed if e["data"]]
+    must_equal(data, [(offset, len(content)) for offset, content in places], "data")
+    copied(server, size, places, lambda to: output_of(
+        "qemu-img", "convert", "-f", "raw", "-O", "raw", server.uri(), to))
+
+
+@check
+def nbdcopy_skips_holes(server):
+    size, places = sample_map(server)
+    # Without looking for zeroes by itself, so that what stays a hole is what the server called one.
+    copied(server, size, places, lambda to: output_of("nbdcopy", "--sparse=0", server.uri(), to))
+
+
+def copied(server, size, places, copy):
+    """`copy` makes a file that holds the sample, and holes elsewhere."""
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(server.path)) as folder:
+        path = os.path.join(folder, "copy")
+        copy(path)
+        status = os.stat(path)
+        must_equal(status.st_size, size, "the copy's size")
+        held = sum(len(content) for _, content in places)
+        must(status.st_blocks * 512 < 2 * held + MIB, f"{status.st_blocks} blocks in the copy")
+        with open(path, "rb") as file:
+            for offset, content in places:
+                file.seek(offset)
+                must_equal(file.read(len(content)), content, f"the copy at {offset}")
 
 
 # ---------------------------------------------------------------- several at once
