@@ -23,6 +23,7 @@ let package = Package(
         .library(name: "PoolFormat", targets: ["PoolFormat"]),
         .library(name: "PoolEngine", targets: ["PoolEngine"]),
         .library(name: "PoolSimulator", targets: ["PoolSimulator"]),
+        .library(name: "PoolFuzz", targets: ["PoolFuzz"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
@@ -48,6 +49,10 @@ let package = Package(
         .target(name: "PoolNBD", dependencies: ["PoolDevices", "PoolEngine"], swiftSettings: settings),
         // The control protocol: the messages that daemon and CLI share.
         .target(name: "PoolControl", swiftSettings: settings),
+        // Every parser of foreign bytes behind one call: for the package in Fuzz, and for Tests/Corpus.
+        .target(
+            name: "PoolFuzz", dependencies: ["PoolControl", "PoolEngine", "PoolFormat", "PoolNBD"],
+            swiftSettings: settings),
         // The daemon as a library: shard thread, witness, disk discovery, control server.
         .target(
             name: "PoolDaemon",
@@ -71,11 +76,11 @@ let package = Package(
             swiftSettings: settings),
         .executableTarget(name: "poolsim", dependencies: ["PoolSimulator", argumentParser], swiftSettings: settings),
 
-        .testTarget(name: "PoolFormatTests", dependencies: ["PoolFormat"], swiftSettings: settings),
+        .testTarget(name: "PoolFormatTests", dependencies: ["PoolFormat", "PoolFuzz"], swiftSettings: settings),
         .testTarget(name: "PoolEngineTests", dependencies: ["PoolEngine", "PoolFormat"], swiftSettings: settings),
         .testTarget(name: "PoolSimulatorTests", dependencies: ["PoolSimulator"], swiftSettings: settings),
         .testTarget(name: "PoolDevicesTests", dependencies: ["PoolDevices"], swiftSettings: settings),
-        .testTarget(name: "PoolNBDTests", dependencies: ["PoolNBD"], swiftSettings: settings),
+        .testTarget(name: "PoolNBDTests", dependencies: ["PoolFuzz", "PoolNBD"], swiftSettings: settings),
         .testTarget(
             name: "PoolControlTests",
             dependencies: [

@@ -15,6 +15,8 @@
 ///    page is never taken for another.
 /// 3. `sequence` decides between two valid slots: the higher one is right.
 /// 4. Reserved bytes are zero; a reader of this version refuses others.
+/// 5. `sequence` is below 2^62, which no counting reaches: whoever writes the next one may add to
+///    any that was read.
 ///
 /// Crash safety: a structure with two slots overwrites only the slot that is not current, and the
 /// other stays valid until the new one is flushed; a torn write fails the CRC and the reader falls
@@ -22,6 +24,7 @@
 public struct PageHeader: Hashable, Sendable {
     public static let bytes = 64
     public static let currentVersion: UInt16 = 1
+    static let sequenceLimit: UInt64 = 1 << 62
 
     public enum Owner: Hashable, Sendable {
         case pool(PoolUUID)
@@ -123,9 +126,13 @@ public struct PageHeader: Hashable, Sendable {
         } else {
             owner = .pool(try reader.uuid())
         }
+        let sequence = try reader.u64()
+        guard sequence < sequenceLimit else {
+            throw .outOfRange(structure, field: "sequence", value: sequence)
+        }
         let header = PageHeader(
-            structure: structure, owner: owner, sequence: try reader.u64(),
-            index: try reader.u64(), kind: try reader.u8())
+            structure: structure, owner: owner, sequence: sequence, index: try reader.u64(),
+            kind: try reader.u8())
         try reader.reserved(bytes - reader.offset)
         return (header, Claim(lengthBytes: Int(length), checksum: checksum))
     }

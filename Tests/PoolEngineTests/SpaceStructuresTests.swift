@@ -215,7 +215,7 @@ struct JournalScanTests {
     }
 
     private static func outcome(_ copies: [[UInt8]]) -> JournalScan.Outcome {
-        var scan = JournalScan()
+        var scan = JournalScan(pieceCount: 1)
         for (copy, bytes) in copies.enumerated() {
             unsafe bytes.withUnsafeBytes {
                 unsafe scan.add($0, firstBlock: 0, copy: copy, lineage: lineage)

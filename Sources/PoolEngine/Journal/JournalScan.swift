@@ -9,26 +9,44 @@ import PoolFormat
 /// Order: the copies are merged batch by batch; what a copy lacks is written to it; all are
 /// flushed; only then is anything of it applied. A crash in between finds the same chain again: a
 /// batch is only written where nothing of the chain lies.
-struct JournalScan {
-    struct Batch {
-        var header: BatchHeader
-        var checksum: UInt32
-        var firstBlock: Int
-        var bytes: [UInt8]
+///
+/// Sound bytes may still be nonsense. A chain that is returned lies in the ring as a journal writes
+/// one: batch behind batch, blocks skipped only at a piece's end, at most once round.
+package struct JournalScan {
+    package struct Batch {
+        package var header: BatchHeader
+        package var checksum: UInt32
+        package var firstBlock: Int
+        package var bytes: [UInt8]
         /// Bit `c`: copy `c` has it.
-        var copies: UInt8
-        var blocks: Int { bytes.count / Units.blockBytes }
+        package var copies: UInt8
+        package var blocks: Int { bytes.count / Units.blockBytes }
     }
 
+    /// What tells one batch from another, whichever copy it was found on.
+    private struct Identity: Hashable {
+        var firstBlock: Int
+        var checksum: UInt32
+        var header: BatchHeader
+    }
+
+    private let blockCount: Int
     private var batches: [Batch] = []
-    private static let sequenceLimit: UInt64 = 1 << 62
+    private var known: [Identity: Int] = [:]
+
+    /// - Parameter pieceCount: the journal's pieces, at least one.
+    package init(pieceCount: Int) {
+        blockCount = pieceCount * Journal.blocksPerPiece
+    }
 
     /// Adds what one copy of one piece holds. Batches never cross pieces.
-    mutating func add(
+    ///
+    /// - Parameter piece: the piece, or as much of its front as is known.
+    package mutating func add(
         _ piece: UnsafeRawBufferPointer, firstBlock: Int, copy: Int, lineage: Lineage
     ) {
         var block = 0
-        while block < Journal.blocksPerPiece {
+        while block < min(Journal.blocksPerPiece, piece.count / Units.blockBytes) {
             let rest = unsafe UnsafeRawBufferPointer(
                 rebasing: piece[(block * Units.blockBytes)...])
             guard let batch = unsafe try? BatchDecoder(rest, lineage: lineage) else {
@@ -45,24 +63,21 @@ struct JournalScan {
     private mutating func note(
         _ batch: BatchDecoder, bytes: [UInt8], firstBlock: Int, copy: Int
     ) {
-        // Sound bytes may still be nonsense: what follows counts on from these numbers.
-        guard batch.header.sequence < Self.sequenceLimit else { return }
         let bit = UInt8(1) << UInt8(copy)
-        for index in batches.indices
-        where batches[index].firstBlock == firstBlock
-            && batches[index].checksum == batch.checksum
-            && batches[index].header == batch.header
-        {
+        let identity = Identity(
+            firstBlock: firstBlock, checksum: batch.checksum, header: batch.header)
+        if let index = known[identity] {
             batches[index].copies |= bit
             return
         }
+        known[identity] = batches.count
         batches.append(
             Batch(
                 header: batch.header, checksum: batch.checksum, firstBlock: firstBlock,
                 bytes: bytes, copies: bit))
     }
 
-    enum Outcome {
+    package enum Outcome {
         case chain([Batch])
         /// A batch that was confirmed is on no copy.
         case lost(sequence: UInt64)
@@ -70,7 +85,7 @@ struct JournalScan {
     }
 
     /// The batches from the tail to the head, oldest first.
-    func chain() -> Outcome {
+    package func chain() -> Outcome {
         let newestFirst = batches.sorted {
             ($0.header.epoch, $0.header.sequence) > ($1.header.epoch, $1.header.sequence)
         }
@@ -79,25 +94,42 @@ struct JournalScan {
         for batch in batches { bySequence[batch.header.sequence, default: []].append(batch) }
         let confirmed = batches.map(\.header.confirmedSequence).max() ?? 0
         for head in newestFirst {
-            guard let chain = Self.chain(to: head, bySequence) else { continue }
+            guard let chain = chain(to: head, bySequence) else { continue }
             return head.header.sequence >= confirmed
                 ? .chain(chain) : .lost(sequence: head.header.sequence + 1)
         }
         return .lost(sequence: newest.header.tailSequence)
     }
 
-    private static func chain(to head: Batch, _ bySequence: [UInt64: [Batch]]) -> [Batch]? {
+    private func chain(to head: Batch, _ bySequence: [UInt64: [Batch]]) -> [Batch]? {
         var chain = [head]
         var at = head
+        var blocks = head.blocks
         while at.header.sequence > head.header.tailSequence {
+            var skipped: Int?
             let before = bySequence[at.header.sequence - 1]?.first {
-                $0.checksum == at.header.previousChecksum && $0.header.epoch <= at.header.epoch
+                guard $0.checksum == at.header.previousChecksum,
+                    $0.header.epoch <= at.header.epoch
+                else { return false }
+                skipped = skippedBlocks(from: $0, to: at)
+                return skipped != nil
             }
-            guard let before else { return nil }
+            guard let before, let skipped else { return nil }
+            blocks += skipped + before.blocks
+            guard blocks <= blockCount else { return nil }
             chain.append(before)
             at = before
         }
         return chain.reversed()
+    }
+
+    /// Blocks left out between two batches, nil where a journal does not put the one behind the
+    /// other.
+    private func skippedBlocks(from before: Batch, to batch: Batch) -> Int? {
+        let end = (before.firstBlock + before.blocks) % blockCount
+        let skipped = (batch.firstBlock - end + blockCount) % blockCount
+        let startsPiece = batch.firstBlock % Journal.blocksPerPiece == 0
+        return skipped == 0 || (startsPiece && skipped < batch.blocks) ? skipped : nil
     }
 }
 
@@ -110,7 +142,7 @@ extension Space {
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let io = IOBatch(engine)
-        var scan = JournalScan()
+        var scan = JournalScan(pieceCount: pieces.count)
         for (index, copies) in pieces.enumerated() {
             for (copy, base) in copies.enumerated() {
                 io.read(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, into: buffer)
