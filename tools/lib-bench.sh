@@ -63,8 +63,8 @@ find_programs() {
     BIN=$(swift build --package-path "$REPOSITORY" -c release --show-bin-path)
 }
 
-# need_storage_daemon: qemu-storage-daemon comes with qemu-utils from Debian 13 on, and with
-# qemu-system-common before.
+# need_storage_daemon: qemu-storage-daemon comes with qemu-utils in Debian 13 and Ubuntu 24.04, and
+# with qemu-system-common in Debian 12.
 need_storage_daemon() {
     need_packages qemu-utils
     command -v qemu-storage-daemon >/dev/null || need_packages qemu-system-common
