@@ -9,12 +9,18 @@ import Foundation
 ///     GET    /v1/pools/POOL                   PoolStatus
 ///     DELETE /v1/pools/POOL                   Outcome
 ///     POST   /v1/pools/POOL/export            Outcome
+///     GET    /v1/pools/POOL/settings          SettingList
+///     POST   /v1/pools/POOL/settings          SettingsRequest    -> SettingList
 ///     GET    /v1/pools/POOL/disks             DiskList
 ///     POST   /v1/pools/POOL/disks             PoolAddRequest     -> PoolStatus
+///     POST   /v1/pools/POOL/disks/settings    DiskSetRequest     -> DiskList
 ///     GET    /v1/spaces                       SpaceList
 ///     POST   /v1/pools/POOL/spaces            SpaceCreateRequest -> SpaceStatus
 ///     GET    /v1/pools/POOL/spaces/SPACE      SpaceStatus
 ///     DELETE /v1/pools/POOL/spaces/SPACE      Outcome
+///     POST   /v1/pools/POOL/spaces/SPACE/settings     SettingsRequest    -> SpaceStatus
+///     POST   /v1/pools/POOL/spaces/SPACE/size         SpaceResizeRequest -> SpaceStatus
+///     GET    /v1/pools/POOL/spaces/SPACE/explanation  SpaceExplanation
 ///
 /// A failure is any status from 400 with a ``FailureMessage``. The path's prefix and each object's
 /// `version` say which protocol it is; either end refuses one it does not know.
@@ -38,14 +44,20 @@ public enum ControlProtocol {
         case daemonInfo
         case poolList, poolCreate, poolImport
         case poolStatus(String), poolDestroy(String), poolExport(String)
-        case diskList(String), poolAdd(String)
+        case settingList(String), poolSet(String)
+        case diskList(String), poolAdd(String), diskSet(String)
         case spaceList, spaceCreate(pool: String)
         case spaceStatus(SpacePath), spaceDestroy(SpacePath)
+        case spaceSet(SpacePath), spaceResize(SpacePath), spaceExplain(SpacePath)
 
         public var method: String {
             switch self {
-            case .daemonInfo, .poolList, .poolStatus, .diskList, .spaceList, .spaceStatus: "GET"
-            case .poolCreate, .poolImport, .poolExport, .poolAdd, .spaceCreate: "POST"
+            case .daemonInfo, .poolList, .poolStatus, .settingList, .diskList, .spaceList,
+                .spaceStatus, .spaceExplain:
+                "GET"
+            case .poolCreate, .poolImport, .poolExport, .poolSet, .poolAdd, .diskSet, .spaceCreate,
+                .spaceSet, .spaceResize:
+                "POST"
             case .poolDestroy, .spaceDestroy: "DELETE"
             }
         }
@@ -58,13 +70,22 @@ public enum ControlProtocol {
                 case .poolImport: "imports"
                 case .poolStatus(let pool), .poolDestroy(let pool): "pools/\(pool)"
                 case .poolExport(let pool): "pools/\(pool)/export"
+                case .settingList(let pool), .poolSet(let pool): "pools/\(pool)/settings"
                 case .diskList(let pool), .poolAdd(let pool): "pools/\(pool)/disks"
+                case .diskSet(let pool): "pools/\(pool)/disks/settings"
                 case .spaceList: "spaces"
                 case .spaceCreate(let pool): "pools/\(pool)/spaces"
                 case .spaceStatus(let path), .spaceDestroy(let path):
-                    "pools/\(path.pool)/spaces/\(path.space)"
+                    Self.path(path)
+                case .spaceSet(let path): Self.path(path) + "/settings"
+                case .spaceResize(let path): Self.path(path) + "/size"
+                case .spaceExplain(let path): Self.path(path) + "/explanation"
                 }
             return "\(ControlProtocol.pathPrefix)/\(rest)"
+        }
+
+        private static func path(_ path: SpacePath) -> String {
+            "pools/\(path.pool)/spaces/\(path.space)"
         }
 
         /// Reads a request line. Names need no escaping: the rules leave nothing to escape.
@@ -93,20 +114,39 @@ public enum ControlProtocol {
             case ("DELETE", "pools", 2): return .poolDestroy(try checked(pool))
             case ("POST", "pools", 3) where parts[2] == "export":
                 return .poolExport(try checked(pool))
+            case ("GET", "pools", 3) where parts[2] == "settings":
+                return .settingList(try checked(pool))
+            case ("POST", "pools", 3) where parts[2] == "settings":
+                return .poolSet(try checked(pool))
             case ("GET", "pools", 3) where parts[2] == "disks":
                 return .diskList(try checked(pool))
             case ("POST", "pools", 3) where parts[2] == "disks":
                 return .poolAdd(try checked(pool))
             case ("POST", "pools", 3) where parts[2] == "spaces":
                 return .spaceCreate(pool: try checked(pool))
-            case ("GET", "pools", 4) where parts[2] == "spaces":
-                return .spaceStatus(try SpacePath(pool: pool, space: parts[3]))
-            case ("DELETE", "pools", 4) where parts[2] == "spaces":
-                return .spaceDestroy(try SpacePath(pool: pool, space: parts[3]))
-            default:
-                throw ControlFailure(
-                    .notFound, "there is no \(NameRules.printable("\(method) \(path)"))",
-                    hint: "the paths are listed in the control protocol's reference")
+            case ("POST", "pools", 4) where parts[2] == "disks" && parts[3] == "settings":
+                return .diskSet(try checked(pool))
+            case (_, "pools", 4...) where parts[2] == "spaces":
+                let space = try SpacePath(pool: pool, space: parts[3])
+                guard let route = route(method, space, Array(parts.dropFirst(4))) else { break }
+                return route
+            default: break
+            }
+            throw ControlFailure(
+                .notFound, "there is no \(NameRules.printable("\(method) \(path)"))",
+                hint: "the paths are listed in the control protocol's reference")
+        }
+
+        private static func route(
+            _ method: String, _ space: SpacePath, _ rest: [String]
+        ) -> Route? {
+            switch (method, rest) {
+            case ("GET", []): .spaceStatus(space)
+            case ("DELETE", []): .spaceDestroy(space)
+            case ("POST", ["settings"]): .spaceSet(space)
+            case ("POST", ["size"]): .spaceResize(space)
+            case ("GET", ["explanation"]): .spaceExplain(space)
+            default: nil
             }
         }
 

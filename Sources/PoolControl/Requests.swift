@@ -89,3 +89,44 @@ public struct SpaceCreateRequest: Hashable, ControlMessage {
         self.writeCacheBytes = writeCacheBytes
     }
 }
+
+/// `KEY=VALUE`, as typed; what keys there are and what they take, whoever serves them knows.
+public struct SettingChange: Hashable, Sendable, Codable {
+    public var key: String
+    public var value: String
+    public init(key: String, value: String) {
+        self.key = key
+        self.value = value
+    }
+}
+
+/// Changes of a pool's or a space's settings: all of them or none.
+public struct SettingsRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    public var changes: [SettingChange]
+    public init(changes: [SettingChange]) { self.changes = changes }
+}
+
+public struct DiskSetRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    /// An absolute path, a label's uuid, or the name that is shown.
+    public var disk: String
+    public var changes: [SettingChange]
+
+    public init(disk: String, changes: [SettingChange]) {
+        self.disk = disk
+        self.changes = changes
+    }
+}
+
+public struct SpaceResizeRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    public var sizeBytes: UInt64
+    /// Whether it may become smaller.
+    public var shrink: Bool
+
+    public init(sizeBytes: UInt64, shrink: Bool) {
+        self.sizeBytes = sizeBytes
+        self.shrink = shrink
+    }
+}

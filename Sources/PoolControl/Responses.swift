@@ -49,19 +49,32 @@ public struct DiskStatus: Hashable, Sendable, Codable {
     public var uuid: String
     public var media: Media
     public var state: DiskCondition
+    /// Why it is not online, or what is wrong with it, and what to do; empty while all is well.
+    public var reason: String
+    public var action: String
+    /// Tags of what it fails together with; empty where unset.
+    public var enclosure: String
+    public var node: String
+    public var rack: String
     public var sizeBytes: UInt64
     public var allocatedBytes: UInt64
     public var errors: DiskErrors
 
     public init(
         name: String, path: String, uuid: String, media: Media, state: DiskCondition,
-        sizeBytes: UInt64, allocatedBytes: UInt64, errors: DiskErrors
+        reason: String = "", action: String = "", enclosure: String = "", node: String = "",
+        rack: String = "", sizeBytes: UInt64, allocatedBytes: UInt64, errors: DiskErrors
     ) {
         self.name = name
         self.path = path
         self.uuid = uuid
         self.media = media
         self.state = state
+        self.reason = reason
+        self.action = action
+        self.enclosure = enclosure
+        self.node = node
+        self.rack = rack
         self.sizeBytes = sizeBytes
         self.allocatedBytes = allocatedBytes
         self.errors = errors
@@ -83,17 +96,23 @@ public struct JobStatus: Hashable, Sendable, Codable {
     public var kind: String
     public var subject: String
     public var state: String
+    /// Why it does not go on, and what to do about it; empty while it does.
+    public var reason: String
+    public var action: String
     /// 0 to 1.
     public var progress: Double
     /// Written as `null` while unknown.
     public var etaSeconds: UInt64?
 
     public init(
-        kind: String, subject: String, state: String, progress: Double, etaSeconds: UInt64?
+        kind: String, subject: String, state: String, reason: String = "", action: String = "",
+        progress: Double, etaSeconds: UInt64?
     ) {
         self.kind = kind
         self.subject = subject
         self.state = state
+        self.reason = reason
+        self.action = action
         self.progress = progress
         self.etaSeconds = etaSeconds
     }
@@ -103,6 +122,8 @@ public struct JobStatus: Hashable, Sendable, Codable {
         try values.encode(kind, forKey: .kind)
         try values.encode(subject, forKey: .subject)
         try values.encode(state, forKey: .state)
+        try values.encode(reason, forKey: .reason)
+        try values.encode(action, forKey: .action)
         try values.encode(progress, forKey: .progress)
         try values.encode(etaSeconds, forKey: .etaSeconds)
     }
@@ -143,6 +164,8 @@ public struct SpaceStatus: Hashable, ControlMessage {
     public var writeCacheBytes: UInt64
     public var writeCacheDirtyBytes: UInt64
     public var tiers: [TierStatus]
+    /// Writes that wait for the pool to have room.
+    public var waitingWrites: Int
     public var connections: Int
     public var owner: String
     /// Grows at every activation, a restart included.
@@ -153,8 +176,8 @@ public struct SpaceStatus: Hashable, ControlMessage {
         provisioning: Provisioning, health: Health, reason: String, action: String,
         allocatedBytes: UInt64, mappedBytes: UInt64, columns: Int, interleaveBytes: UInt64,
         checksums: Bool, whenFull: WhenFullPolicy, writeCacheBytes: UInt64 = 0,
-        writeCacheDirtyBytes: UInt64 = 0, tiers: [TierStatus], connections: Int, owner: String,
-        epoch: UInt64
+        writeCacheDirtyBytes: UInt64 = 0, tiers: [TierStatus], waitingWrites: Int = 0,
+        connections: Int, owner: String, epoch: UInt64
     ) {
         self.name = name
         self.pool = pool
@@ -173,6 +196,7 @@ public struct SpaceStatus: Hashable, ControlMessage {
         self.writeCacheBytes = writeCacheBytes
         self.writeCacheDirtyBytes = writeCacheDirtyBytes
         self.tiers = tiers
+        self.waitingWrites = waitingWrites
         self.connections = connections
         self.owner = owner
         self.epoch = epoch
@@ -193,6 +217,12 @@ public struct PoolStatus: Hashable, ControlMessage {
     public var health: Health
     public var reason: String
     public var action: String
+    /// How full it is, by its thresholds.
+    public var fill: FillState
+    /// 0 to 100, rounded down.
+    public var fillPercent: Int
+    /// At the rate at which it has been filling; written as `null` while it does not fill.
+    public var secondsToFull: UInt64?
     public var capacityBytes: UInt64
     public var allocatedBytes: UInt64
     public var freeBytes: UInt64
@@ -202,6 +232,7 @@ public struct PoolStatus: Hashable, ControlMessage {
 
     public init(
         name: String, uuid: String, health: Health, reason: String, action: String,
+        fill: FillState = .ok, fillPercent: Int = 0, secondsToFull: UInt64? = nil,
         capacityBytes: UInt64, allocatedBytes: UInt64, freeBytes: UInt64, disks: [DiskStatus],
         spaces: [SpaceStatus], jobs: [JobStatus] = []
     ) {
@@ -210,12 +241,34 @@ public struct PoolStatus: Hashable, ControlMessage {
         self.health = health
         self.reason = reason
         self.action = action
+        self.fill = fill
+        self.fillPercent = fillPercent
+        self.secondsToFull = secondsToFull
         self.capacityBytes = capacityBytes
         self.allocatedBytes = allocatedBytes
         self.freeBytes = freeBytes
         self.disks = disks
         self.spaces = spaces
         self.jobs = jobs
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var values = encoder.container(keyedBy: CodingKeys.self)
+        try values.encode(version, forKey: .version)
+        try values.encode(name, forKey: .name)
+        try values.encode(uuid, forKey: .uuid)
+        try values.encode(health, forKey: .health)
+        try values.encode(reason, forKey: .reason)
+        try values.encode(action, forKey: .action)
+        try values.encode(fill, forKey: .fill)
+        try values.encode(fillPercent, forKey: .fillPercent)
+        try values.encode(secondsToFull, forKey: .secondsToFull)
+        try values.encode(capacityBytes, forKey: .capacityBytes)
+        try values.encode(allocatedBytes, forKey: .allocatedBytes)
+        try values.encode(freeBytes, forKey: .freeBytes)
+        try values.encode(disks, forKey: .disks)
+        try values.encode(spaces, forKey: .spaces)
+        try values.encode(jobs, forKey: .jobs)
     }
 }
 

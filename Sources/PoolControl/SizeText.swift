@@ -77,3 +77,17 @@ public enum SizeText {
         return "\(bytes)"
     }
 }
+
+/// Lengths of time as people say them.
+public enum DurationText {
+    private static let units: [(name: String, seconds: UInt64)] = [
+        ("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400), ("year", 31_557_600),
+    ]
+
+    /// In the largest unit of which there are two: `59 seconds`, `90 minutes`, `2 days`.
+    public static func format(_ seconds: UInt64) -> String {
+        let unit = units.last { seconds >= 2 * $0.seconds } ?? units[0]
+        let count = seconds / unit.seconds
+        return "\(count) \(unit.name)\(count == 1 ? "" : "s")"
+    }
+}

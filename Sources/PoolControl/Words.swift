@@ -17,6 +17,22 @@ public enum DiskCondition: String, Hashable, Sendable, Codable, CaseIterable {
     case online, offline, missing, failed, retired, rebuilding
 }
 
+/// How full a pool is, by its thresholds.
+public enum FillState: String, Hashable, Sendable, Codable, CaseIterable, Comparable {
+    case ok, notice, warning, critical
+
+    private var rank: Int {
+        switch self {
+        case .ok: 0
+        case .notice: 1
+        case .warning: 2
+        case .critical: 3
+        }
+    }
+
+    public static func < (a: FillState, b: FillState) -> Bool { a.rank < b.rank }
+}
+
 /// From best to worst.
 public enum Health: String, Hashable, Sendable, Codable, CaseIterable, Comparable {
     /// Full redundancy; of a simple space: all disks present.

@@ -42,6 +42,7 @@ extension PoolRegistry {
             for pool in state.pools.values { Self.publish(pool, state) }
         }
         if refreshed == nil { logger.debug("the shard is stopping") }
+        sampleFill()
     }
 
     private func open(_ entry: Entry, waitNs: UInt64) {

@@ -23,6 +23,13 @@ extension PoolRegistry: ControlService {
             return try encode(destroyPool(name))
         case .poolExport(let name):
             return try encode(exportPool(name))
+        case .settingList(let name):
+            return try encode(settings(of: name))
+        case .poolSet(let name):
+            return try encode(setPool(name, ControlJSON.decode(SettingsRequest.self, from: body)))
+        case .diskSet(let name):
+            return try encode(
+                setDisk(in: name, ControlJSON.decode(DiskSetRequest.self, from: body)))
         case .diskList(let name):
             return try encode(
                 DiskList(pool: name, disks: try status(of: try entry(named: name)).disks))
@@ -38,6 +45,13 @@ extension PoolRegistry: ControlService {
             return try encode(spaceStatus(path))
         case .spaceDestroy(let path):
             return try encode(destroySpace(path))
+        case .spaceSet(let path):
+            return try encode(setSpace(path, ControlJSON.decode(SettingsRequest.self, from: body)))
+        case .spaceResize(let path):
+            return try encode(
+                resizeSpace(path, ControlJSON.decode(SpaceResizeRequest.self, from: body)))
+        case .spaceExplain(let path):
+            return try encode(explainSpace(path))
         }
     }
 

@@ -76,18 +76,9 @@ extension PoolRegistry {
         let uuid = entry.uuid
         try shard.call { state throws(ControlFailure) in
             let pool = try Self.pool(uuid, state)
-            guard pool.configuration.spaces.contains(where: { $0.name == path.space }) else {
-                throw Self.unknownSpace(path, pool.configuration.spaces.map(\.name))
-            }
+            try Self.require(path, in: pool)
             // No suspension between the look and the withdrawal: nobody attaches in between.
-            let clients = state.server.exports.connections(name: path.description)
-            guard clients == 0 else {
-                throw ControlFailure(
-                    .refused,
-                    "space \(path) is in use: \(clients) "
-                        + (clients == 1 ? "client is" : "clients are") + " attached",
-                    hint: "disconnect them, then destroy it")
-            }
+            try Self.requireUnused(path, state, to: "destroy it")
             state.server.exports.withdraw(name: path.description)
             do throws(PoolError) {
                 try await pool.destroySpace(path.space)
@@ -97,6 +88,13 @@ extension PoolRegistry {
             }
         }
         return Outcome(done: "space \(path) is destroyed")
+    }
+
+    /// Makes a space larger or smaller. Clients that are attached see the size they were told.
+    func resizeSpace(
+        _ path: SpacePath, _ request: SpaceResizeRequest
+    ) throws(ControlFailure) -> PoolControl.SpaceStatus {
+        throw Self.notInThisVersion("resizing is", "make a new space")
     }
 
     static func unknownSpace(_ path: SpacePath, _ names: [String]) -> ControlFailure {

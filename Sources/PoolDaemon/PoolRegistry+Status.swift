@@ -16,14 +16,15 @@ extension PoolRegistry {
         case .open: break
         }
         let uuid = entry.uuid
-        let seen = try shard.runNow { state in Snapshot(uuid, state) }
+        let seen = try shard.runNow { state in PoolSnapshot(uuid, state) }
         guard let seen else {
             throw ControlFailure(
                 .unavailable, "pool \(entry.record.name) is closing", hint: "try again")
         }
         let paths = Dictionary(
             entry.record.disks.map { ($0.uuid, $0.path) }, uniquingKeysWith: { first, _ in first })
-        return seen.status(paths: paths)
+        let secondsToFull = noteRoom(uuid, seen.pool.name, seen.room)
+        return seen.status(paths: paths, secondsToFull: secondsToFull)
     }
 
     func spaceStatus(_ path: SpacePath) throws(ControlFailure) -> PoolControl.SpaceStatus {
@@ -43,109 +44,15 @@ extension PoolRegistry {
             name: record.name, uuid: record.uuid, health: .detached, reason: detachment.reason,
             action: detachment.action, capacityBytes: 0, allocatedBytes: 0, freeBytes: 0,
             disks: record.with(detachment.missing).disks.map { disk in
-                PoolControl.DiskStatus(
+                let isMissing = detachment.missing.contains { $0.uuid == disk.uuid }
+                return PoolControl.DiskStatus(
                     name: "disk\(disk.number)", path: disk.path, uuid: disk.uuid,
-                    media: disk.media,
-                    state: detachment.missing.contains { $0.uuid == disk.uuid }
-                        ? .missing : .offline,
+                    media: disk.media, state: isMissing ? .missing : .offline,
+                    reason: isMissing ? "it was not found" : "its pool is detached",
+                    action: isMissing ? "connect it" : "see poolctl pool status \(record.name)",
                     sizeBytes: disk.sizeBytes, allocatedBytes: 0, errors: DiskErrors())
             },
             spaces: [])
-    }
-}
-
-/// Everything one status needs, taken on the shard at one moment.
-private struct Snapshot: Sendable {
-    var pool: Pool.Status
-    /// By space: clients, and slabs held on each media class.
-    var connections: [Int] = []
-    var slabs: [[Media: UInt64]] = []
-
-    init?(_ uuid: PoolUUID, _ state: ShardState) {
-        guard let pool = state.pools[uuid] else { return nil }
-        self.pool = pool.status()
-        for space in self.pool.spaces {
-            connections.append(
-                state.server.exports.connections(name: "\(self.pool.name)/\(space.name)"))
-            var counts: [Media: UInt64] = [:]
-            for group in pool.space(named: space.name)?.groupRecords ?? [] {
-                counts[Media(group.mediaClass), default: 0] += UInt64(group.slabs.count)
-            }
-            slabs.append(counts)
-        }
-    }
-
-    func status(paths: [String: String]) -> PoolControl.PoolStatus {
-        let spaces = pool.spaces.indices.map(space)
-        let worst = spaces.max { $0.health < $1.health }
-        let failed = pool.disks.filter { $0.state != .online }
-        var reason = worst?.reason ?? ""
-        var action = worst?.action ?? ""
-        if pool.hasLostQuorum {
-            reason = "too few disks take changes"
-            action = "bring the disks back and restart poold"
-        } else if reason.isEmpty, let disk = failed.first {
-            reason = "disk\(disk.number.rawValue) is \(DiskCondition(disk.state).rawValue)"
-            action = "see poolctl disk ls \(pool.name)"
-        }
-        return PoolControl.PoolStatus(
-            name: pool.name, uuid: UUIDText.format(pool.uuid),
-            health: pool.hasLostQuorum ? .readOnly : worst?.health ?? .healthy,
-            reason: reason, action: action, capacityBytes: pool.capacityBytes,
-            allocatedBytes: pool.allocatedBytes, freeBytes: pool.freeBytes,
-            disks: pool.disks.map { disk in
-                let uuid = UUIDText.format(disk.uuid)
-                return PoolControl.DiskStatus(
-                    name: "disk\(disk.number.rawValue)", path: paths[uuid] ?? disk.pathHint,
-                    uuid: uuid, media: Media(disk.mediaClass), state: DiskCondition(disk.state),
-                    sizeBytes: disk.sizeBytes, allocatedBytes: disk.allocatedBytes,
-                    errors: DiskErrors(
-                        read: disk.errors.read, write: disk.errors.write,
-                        checksum: disk.errors.checksum))
-            },
-            spaces: spaces)
-    }
-
-    private func space(_ index: Int) -> PoolControl.SpaceStatus {
-        let space = pool.spaces[index]
-        let (health, action) = judge(space)
-        let slabBytes = UInt64(Units.slabBytes)
-        return PoolControl.SpaceStatus(
-            name: "\(pool.name)/\(space.name)", pool: pool.name, sizeBytes: space.sizeBytes,
-            resiliency: Resiliency(space.resiliency),
-            provisioning: space.flags.contains(.fixed) ? .fixed : .thin, health: health,
-            reason: space.reason, action: action, allocatedBytes: space.allocatedBytes,
-            mappedBytes: space.mappedBytes, columns: space.columns,
-            interleaveBytes: UInt64(space.interleaveBytes),
-            checksums: !space.flags.contains(.noChecksums),
-            whenFull: WhenFullPolicy(space.whenFull),
-            tiers: Media.allCases.compactMap { media in
-                slabs[index][media].map { count in
-                    TierStatus(
-                        media: media, sizeBytes: space.sizeBytes,
-                        allocatedBytes: count * slabBytes)
-                }
-            },
-            connections: connections[index], owner: "local", epoch: space.epoch)
-    }
-
-    /// How a space is, and what its owner should do.
-    private func judge(_ space: Pool.SpaceStatus) -> (Health, action: String) {
-        if space.handle == nil {
-            return (.incomplete, "see poolctl disk ls \(pool.name), and the daemon's log")
-        }
-        let tolerance = space.resiliency.tolerance
-        if space.lostDisks.count > tolerance {
-            return (.incomplete, "copy off what can still be read")
-        }
-        if !space.reason.isEmpty {
-            return (.readOnly, "copy its data to a new space; this one stays readable")
-        }
-        switch (tolerance - space.lostDisks.count, space.lostDisks.isEmpty) {
-        case (_, true): return (.healthy, "")
-        case (0, false): return (.noRedundancy, "copy its data to a new space")
-        case (_, false): return (.degraded, "copy its data to a new space")
-        }
     }
 }
 

@@ -43,6 +43,7 @@ final class PoolRegistry: Sendable {
     /// What `GET /v1/daemon` says, apart from the time.
     let info: DaemonInfo
     private let started = ContinuousClock.now
+    let fills = FillWatches()
     private let entries = Mutex<[Entry]>([])
 
     init(
@@ -56,8 +57,12 @@ final class PoolRegistry: Sendable {
         self.logger = logger
     }
 
-    var uptimeSeconds: UInt64 {
-        UInt64(max(0, (ContinuousClock.now - started).components.seconds))
+    var uptimeSeconds: UInt64 { UInt64(max(0, uptime)) }
+
+    /// Seconds since the start, with their fractions.
+    var uptime: Double {
+        let parts = (ContinuousClock.now - started).components
+        return Double(parts.seconds) + Double(parts.attoseconds) / 1e18
     }
 
     // MARK: - the table
@@ -106,6 +111,7 @@ final class PoolRegistry: Sendable {
 
     func forget(_ uuid: PoolUUID) throws(ControlFailure) {
         entries.withLock { $0.removeAll { $0.uuid == uuid } }
+        fills.forget(uuid)
         try save()
         try witness.forget(uuid)
     }

@@ -6,7 +6,7 @@ struct PoolCommand: ParsableCommand {
         commandName: "pool", abstract: "Pools: sets of disks.",
         subcommands: [
             PoolCreate.self, PoolLs.self, PoolStatusCommand.self, PoolAdd.self,
-            PoolExport.self, PoolImport.self, PoolDestroy.self,
+            PoolExport.self, PoolImport.self, PoolDestroy.self, PoolGet.self, PoolSet.self,
         ])
 }
 
@@ -162,20 +162,45 @@ struct PoolDestroy: ParsableCommand {
     }
 }
 
-struct DiskCommand: ParsableCommand {
+struct PoolGet: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "disk", abstract: "Disks of a pool.", subcommands: [DiskLs.self])
-}
-
-struct DiskLs: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "ls", abstract: "List a pool's disks.")
+        commandName: "get", abstract: "Show a pool's settings, their defaults and meanings.")
     @Argument(help: "The pool.") var pool: String
     @OptionGroup var common: CommonOptions
 
     func run() throws {
         try NameRules.check(pool, "pool")
-        let list = try common.client.send(.diskList(pool), expecting: DiskList.self)
-        try common.show(list) { Reports.disks($0.disks) }
+        try common.show(
+            common.client.send(.settingList(pool), expecting: SettingList.self),
+            as: Reports.settings)
+    }
+}
+
+struct PoolSet: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "set", abstract: "Change settings of a pool: all of them or none.",
+        discussion: "The keys are those that 'pool get' shows; KEY=default goes back to the default.")
+    @Argument(help: "The pool.") var pool: String
+    @OptionGroup var settings: SettingArguments
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try NameRules.check(pool, "pool")
+        let request = SettingsRequest(changes: try settings.changes())
+        try common.show(
+            common.client.send(.poolSet(pool), request, expecting: SettingList.self),
+            as: Reports.settings)
+    }
+}
+
+/// The changes of a verb that sets something.
+struct SettingArguments: ParsableArguments {
+    @Argument(help: ArgumentHelp("What to set.", valueName: "key=value"))
+    var settings: [String]
+
+    func changes() throws(ControlFailure) -> [SettingChange] {
+        var changes: [SettingChange] = []
+        for setting in settings { changes.append(try SettingText.change(setting)) }
+        return changes
     }
 }

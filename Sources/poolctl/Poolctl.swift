@@ -13,19 +13,26 @@ struct Poolctl: ParsableCommand {
             has the same name.
             """,
         version: "poolctl \(ControlProtocol.programVersion)",
-        subcommands: [PoolCommand.self, DiskCommand.self, SpaceCommand.self])
+        subcommands: [
+            PoolCommand.self, DiskCommand.self, SpaceCommand.self, ExplainCommand.self,
+        ])
 
     static func main() {
+        let arguments = Array(CommandLine.arguments.dropFirst())
         do {
-            var command = try parseAsRoot()
+            try Verbs.check(arguments)
+            var command = try parseAsRoot(arguments)
             try command.run()
         } catch let failure as ControlFailure {
-            report(failure.what, hint: failure.hint)
+            report(failure, arguments)
             exit(withError: ExitCode(1))
+        } catch let usage as UsageFailure {
+            report(usage.failure, arguments)
+            exit(withError: ExitCode(64))
         } catch {
             guard exitCode(for: error) != .success else { exit(withError: error) }
             let (what, hint) = usageError(error)
-            report(what, hint: hint)
+            report(ControlFailure(.invalid, what, hint: hint), arguments)
             exit(withError: ExitCode(exitCode(for: error).rawValue))
         }
     }
@@ -43,8 +50,15 @@ struct Poolctl: ParsableCommand {
         )
     }
 
-    private static func report(_ what: String, hint: String) {
-        FileHandle.standardError.write(Data("error: \(what)\nhint: \(hint)\n".utf8))
+    /// Two lines on the standard error, and with --json the object that says the same.
+    private static func report(_ failure: ControlFailure, _ arguments: [String]) {
+        if arguments.contains("--json"),
+            let json = try? ControlJSON.encode(FailureMessage(failure), pretty: true)
+        {
+            FileHandle.standardOutput.write(json + Data("\n".utf8))
+        }
+        let lines = "error: \(failure.what)\nhint: \(failure.hint)\n"
+        FileHandle.standardError.write(Data(lines.utf8))
     }
 }
 
@@ -69,6 +83,15 @@ struct CommonOptions: ParsableArguments {
 }
 
 enum Paths {
+    /// A disk as the daemon takes it: a name or a uuid as it is, and what is neither as a path.
+    static func disk(_ text: String) -> String {
+        let digits = text.dropFirst(4)
+        if text.hasPrefix("disk"), !digits.isEmpty, digits.allSatisfy({ ("0"..."9").contains($0) }) {
+            return text
+        }
+        return UUID(uuidString: text) != nil ? text : absolute(text)
+    }
+
     /// `path` seen from the working directory. Symbolic links and `..` stay: only the kernel knows
     /// what they mean.
     static func absolute(_ path: String) -> String {

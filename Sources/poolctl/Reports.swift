@@ -9,17 +9,24 @@ enum Reports {
             return "no pools; make one with: poolctl pool create POOL DISK..."
         }
         var table = TextTable([
-            .left("POOL"), .left("HEALTH"), .right("CAPACITY"), .right("ALLOCATED"),
-            .right("FREE"), .right("DISKS"), .right("SPACES"),
+            .name("POOL"), .left("HEALTH"), .right("CAPACITY"), .right("FREE"), .left("FULL"),
+            .right("DISKS"), .right("SPACES"),
         ])
         for pool in list.pools {
+            let isOpen = pool.health != .detached
             table.add([
-                pool.name, pool.health.rawValue, SizeText.format(pool.capacityBytes),
-                SizeText.format(pool.allocatedBytes), SizeText.format(pool.freeBytes),
-                "\(pool.disks.count)", "\(pool.spaces.count)",
+                pool.name, pool.health.rawValue,
+                isOpen ? SizeText.format(pool.capacityBytes) : "-",
+                isOpen ? SizeText.format(pool.freeBytes) : "-",
+                isOpen ? fullness(pool) : "-", "\(pool.disks.count)",
+                isOpen ? "\(pool.spaces.count)" : "-",
             ])
         }
         return table.text
+    }
+
+    private static func fullness(_ pool: PoolStatus) -> String {
+        "\(pool.fillPercent) %" + (pool.fill == .ok ? "" : " \(pool.fill.rawValue)")
     }
 
     static func pool(_ pool: PoolStatus) -> String {
@@ -27,17 +34,19 @@ enum Reports {
         guard pool.health != .detached else {
             return (lines + ["", disks(pool.disks)]).joined(separator: "\n")
         }
-        lines.append(
-            "room:     \(SizeText.format(pool.freeBytes)) free of "
-                + "\(SizeText.format(pool.capacityBytes)), "
+        lines += field(
+            "room",
+            "\(SizeText.format(pool.freeBytes)) free of \(SizeText.format(pool.capacityBytes)), "
                 + "\(SizeText.format(pool.allocatedBytes)) allocated")
+        var full = fullness(pool)
+        if let seconds = pool.secondsToFull {
+            full += ", all of it in \(DurationText.format(seconds)) at this rate"
+        }
+        lines += field("full", full)
         lines += ["", disks(pool.disks)]
         if pool.spaces.isEmpty {
-            lines += [
-                "",
-                "no spaces; make one with: "
-                    + "poolctl space create \(pool.name)/NAME --size SIZE --resiliency KIND",
-            ]
+            lines += ["", noSpaces]
+            lines.append("  poolctl space create \(pool.name)/NAME --size SIZE --resiliency KIND")
         } else {
             lines += ["", spaces(pool.spaces)]
         }
@@ -45,31 +54,49 @@ enum Reports {
         return lines.joined(separator: "\n")
     }
 
+    private static let noSpaces = "no spaces; make one with:"
+
     static func disks(_ disks: [DiskStatus]) -> String {
-        // The path goes last: it may be long, and must stay whole to be copied.
-        var table = TextTable([
+        let tags = disks.map { tag($0) }
+        let hasTags = tags.contains { !$0.isEmpty }
+        // The path goes last: it may be long.
+        var columns: [TextTable.Column] = [
             .left("DISK"), .left("STATE"), .left("MEDIA"), .right("SIZE"), .right("ALLOCATED"),
-            .right("ERRORS"), .left("PATH"),
-        ])
-        for disk in disks {
+            .right("ERRORS"),
+        ]
+        if hasTags { columns.append(.name("DOMAIN")) }
+        var table = TextTable(columns + [.name("PATH")])
+        for (disk, tag) in zip(disks, tags) {
             let errors = [disk.errors.read, disk.errors.write, disk.errors.checksum]
                 .reduce(UInt64(0)) { $0.addingReportingOverflow($1).partialValue }
-            table.add([
+            var cells = [
                 disk.name, disk.state.rawValue, disk.media.rawValue,
                 SizeText.format(disk.sizeBytes), SizeText.format(disk.allocatedBytes),
-                "\(errors)", NameRules.printablePath(disk.path),
-            ])
+                errors > 99_999 ? ">99999" : "\(errors)",
+            ]
+            if hasTags { cells.append(tag.isEmpty ? "-" : tag) }
+            table.add(cells + [NameRules.printablePath(disk.path)])
         }
-        return table.text
+        let remarks = disks.filter { !$0.reason.isEmpty }.flatMap { disk in
+            Terminal.wrapped(remark(disk.reason, disk.action), first: "\(disk.name): ")
+        }
+        return ([table.text] + (remarks.isEmpty ? [] : [""]) + remarks).joined(separator: "\n")
+    }
+
+    /// What the disk fails together with: the widest tag.
+    private static func tag(_ disk: DiskStatus) -> String {
+        for (kind, tag) in [
+            ("rack", disk.rack), ("node", disk.node), ("enclosure", disk.enclosure),
+        ] where !tag.isEmpty { return NameRules.printable("\(kind) \(tag)") }
+        return ""
     }
 
     static func spaces(_ spaces: [SpaceStatus]) -> String {
         guard !spaces.isEmpty else {
-            return "no spaces; make one with: "
-                + "poolctl space create POOL/NAME --size SIZE --resiliency KIND"
+            return "\(noSpaces)\n  poolctl space create POOL/NAME --size SIZE --resiliency KIND"
         }
         var table = TextTable([
-            .left("SPACE"), .left("HEALTH"), .left("RESILIENCY"), .right("SIZE"),
+            .name("SPACE"), .left("HEALTH"), .left("RESILIENCY"), .right("SIZE"),
             .right("MAPPED"), .right("ALLOCATED"), .right("CLIENTS"),
         ])
         for space in spaces {
@@ -84,92 +111,87 @@ enum Reports {
 
     static func space(_ space: SpaceStatus) -> String {
         var lines = heading("space", space.name, space.health, space.reason, space.action)
-        let columns = space.columns == 0 ? "columns by the disks" : "\(space.columns) columns"
-        lines.append("layout:   \(space.resiliency.rawValue), \(columns), "
-            + "interleave \(SizeText.format(space.interleaveBytes)), "
-            + (space.checksums ? "checksums" : "no checksums"))
-        lines.append("size:     \(SizeText.format(space.sizeBytes)), "
-            + space.provisioning.rawValue)
-        lines.append("room:     \(SizeText.format(space.mappedBytes)) mapped, "
-            + "\(SizeText.format(space.allocatedBytes)) allocated with copies and metadata")
+        let columns =
+            switch space.columns {
+            case 0: "columns by the disks"
+            case 1: "1 column"
+            default: "\(space.columns) columns"
+            }
+        lines += field(
+            "layout",
+            "\(space.resiliency.rawValue), \(columns), "
+                + "interleave \(SizeText.format(space.interleaveBytes)), "
+                + (space.checksums ? "checksums" : "no checksums"))
+        lines += field(
+            "size", "\(SizeText.format(space.sizeBytes)), \(space.provisioning.rawValue)")
+        lines += field(
+            "room",
+            "\(SizeText.format(space.mappedBytes)) mapped, "
+                + "\(SizeText.format(space.allocatedBytes)) allocated with copies and metadata")
         for tier in space.tiers {
-            lines.append("on \(tier.media.rawValue):   "
-                + "\(SizeText.format(tier.allocatedBytes)) allocated")
+            lines += field(
+                "on \(tier.media.rawValue)", "\(SizeText.format(tier.allocatedBytes)) allocated")
         }
-        lines.append("clients:  \(space.connections)")
-        lines.append("owner:    \(space.owner), epoch \(space.epoch)")
+        switch space.whenFull {
+        case .wait:
+            lines += field("if full", "writes wait for room, after 60 s they fail with ENOSPC")
+        case .enospc: lines += field("if full", "writes that need room fail with ENOSPC")
+        }
+        lines += field(
+            "clients",
+            "\(space.connections)"
+                + (space.waitingWrites == 0 ? "" : ", writes that wait: \(space.waitingWrites)"))
+        lines += field("owner", "\(space.owner), epoch \(space.epoch)")
         return lines.joined(separator: "\n")
     }
 
-    private static func jobs(_ jobs: [JobStatus]) -> String {
-        var table = TextTable([.left("JOB"), .left("SUBJECT"), .left("STATE"), .right("DONE")])
+    static func settings(_ list: SettingList) -> String {
+        var lines: [String] = []
+        for setting in list.settings {
+            let isDefault = setting.value == setting.default
+            lines += Terminal.wrapped(
+                NameRules.printableLine(setting.value)
+                    + (isDefault ? " (default)" : " (default: \(setting.default))"),
+                first: "\(setting.key): ".padded(to: 12))
+            lines += Terminal.wrapped(
+                NameRules.printableLine(setting.meaning), first: "".padded(to: 12))
+        }
+        return lines.joined(separator: "\n")
+    }
+
+    // MARK: - parts
+
+    static func jobs(_ jobs: [JobStatus]) -> String {
+        var table = TextTable([
+            .left("JOB"), .name("SUBJECT"), .left("STATE"), .right("DONE"), .right("LEFT"),
+        ])
         for job in jobs {
             let percent = Int((min(max(job.progress, 0), 1) * 100).rounded(.down))
-            table.add([job.kind, job.subject, job.state, "\(percent) %"])
+            table.add([
+                job.kind, NameRules.printable(job.subject), job.state, "\(percent) %",
+                job.etaSeconds.map(DurationText.format) ?? "-",
+            ])
         }
-        return table.text
+        let remarks = jobs.filter { !$0.reason.isEmpty }.flatMap { job in
+            Terminal.wrapped(remark(job.reason, job.action), first: "\(job.kind): ")
+        }
+        return ([table.text] + remarks).joined(separator: "\n")
     }
 
-    private static func heading(
+    private static func remark(_ reason: String, _ action: String) -> String {
+        NameRules.printableLine(action.isEmpty ? reason : "\(reason); \(action)")
+    }
+
+    static func heading(
         _ noun: String, _ name: String, _ health: Health, _ reason: String, _ action: String
     ) -> [String] {
-        var lines = [
-            "\(noun):".padded(to: 10) + name,
-            "health:   \(health.rawValue)",
-        ]
-        if !reason.isEmpty { lines.append("reason:   \(NameRules.printableLine(reason))") }
-        if !action.isEmpty { lines.append("action:   \(NameRules.printableLine(action))") }
+        var lines = field(noun, name) + field("health", health.rawValue)
+        if !reason.isEmpty { lines += field("reason", NameRules.printableLine(reason)) }
+        if !action.isEmpty { lines += field("action", NameRules.printableLine(action)) }
         return lines
     }
-}
 
-/// Columns as wide as their widest cell, two spaces apart.
-struct TextTable {
-    enum Column {
-        case left(String)
-        case right(String)
-
-        var title: String {
-            switch self {
-            case .left(let title), .right(let title): title
-            }
-        }
-    }
-
-    private let columns: [Column]
-    private var rows: [[String]]
-
-    init(_ columns: [Column]) {
-        self.columns = columns
-        rows = [columns.map(\.title)]
-    }
-
-    mutating func add(_ cells: [String]) {
-        precondition(cells.count == columns.count)
-        rows.append(cells)
-    }
-
-    var text: String {
-        let widths = columns.indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
-        return rows.map { row in
-            var line = ""
-            for (index, column) in columns.enumerated() {
-                if index > 0 { line += "  " }
-                switch column {
-                case .left: line += row[index].padded(to: widths[index])
-                case .right:
-                    line += String(repeating: " ", count: widths[index] - row[index].count)
-                    line += row[index]
-                }
-            }
-            while line.last == " " { line.removeLast() }
-            return line
-        }.joined(separator: "\n")
-    }
-}
-
-extension String {
-    func padded(to width: Int) -> String {
-        self + String(repeating: " ", count: max(0, width - count))
+    static func field(_ label: String, _ text: String) -> [String] {
+        Terminal.wrapped(text, first: "\(label):".padded(to: 10))
     }
 }

@@ -5,7 +5,8 @@ struct SpaceCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "space", abstract: "Spaces: virtual disks cut from a pool.",
         subcommands: [
-            SpaceCreate.self, SpaceLs.self, SpaceStatusCommand.self, SpaceDestroy.self,
+            SpaceCreate.self, SpaceLs.self, SpaceStatusCommand.self, SpaceSet.self,
+            SpaceResize.self, SpaceDestroy.self,
         ])
 }
 
@@ -36,8 +37,11 @@ struct SpaceCreate: ParsableCommand {
     @Option(help: ArgumentHelp("thin: room is taken as it is written.", valueName: "kind"))
     var provisioning = Provisioning.thin
 
-    /// Recorded with the space. Out of the help until a write can wait for room: it fails at once.
-    @Option(help: .hidden) var whenFull = WhenFullPolicy.wait
+    @Option(
+        help: ArgumentHelp(
+            "What a write does that finds no room: wait (60 s, then ENOSPC), or enospc.",
+            valueName: "policy"))
+    var whenFull = WhenFullPolicy.wait
 
     @Flag(help: "Keep no checksums: rot on a disk goes unnoticed.")
     var noChecksums = false
@@ -110,5 +114,57 @@ struct SpaceDestroy: ParsableCommand {
         try common.show(
             common.client.send(.spaceDestroy(path), expecting: Outcome.self),
             as: Reports.outcome)
+    }
+}
+
+struct SpaceSet: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "set", abstract: "Change a space: all of what is named or nothing.",
+        discussion: "The keys are when_full (wait or enospc) and name (while nobody uses it).")
+    @Argument(help: ArgumentHelp("The space.", valueName: "pool/space")) var space: String
+    @OptionGroup var settings: SettingArguments
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let path = try SpacePath(space)
+        let request = SettingsRequest(changes: try settings.changes())
+        try common.show(
+            common.client.send(.spaceSet(path), request, expecting: SpaceStatus.self),
+            as: Reports.space)
+    }
+}
+
+struct SpaceResize: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "resize", abstract: "Make a space larger, or smaller with --shrink.",
+        discussion: "Clients that attach afterwards see the new size.")
+    @Argument(help: ArgumentHelp("The space.", valueName: "pool/space")) var space: String
+    @Argument(help: "Its new size, a multiple of 1 MiB.", transform: Size.init(parsing:))
+    var size: Size
+    @Flag(help: "Allow it to become smaller; refused while data lies beyond the new end.")
+    var shrink = false
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let path = try SpacePath(space)
+        let request = SpaceResizeRequest(sizeBytes: size.bytes, shrink: shrink)
+        try common.show(
+            common.client.send(.spaceResize(path), request, expecting: SpaceStatus.self),
+            as: Reports.space)
+    }
+}
+
+struct ExplainCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "explain",
+        abstract: "Show where a space lies, and which disks may go without loss.")
+    @Argument(help: ArgumentHelp("The space.", valueName: "pool/space")) var space: String
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let path = try SpacePath(space)
+        try common.show(
+            common.client.send(.spaceExplain(path), expecting: SpaceExplanation.self),
+            as: Reports.explanation)
     }
 }

@@ -18,7 +18,10 @@ import Testing
         ["space", "create", "tank/v", "--size", "1G", "--resiliency", "simple", "--columns", "0"],
         ["space", "create", "tank/v", "--size", "1G", "--resiliency", "simple", "--columns", "x"],
         ["space", "create", "tank/v", "--size", "1G", "--resiliency", "simple", "--when-full", "?"],
-        ["nothing"],
+        ["pool", "get"], ["pool", "set"], ["pool", "set", "tank"], ["disk", "set", "tank"],
+        ["disk", "set", "tank", "disk1"], ["space", "set", "tank/v"], ["space", "resize"],
+        ["space", "resize", "tank/v"], ["space", "resize", "tank/v", "1X"],
+        ["space", "resize", "tank/v", "1G", "2G"], ["explain"], ["explain", "tank/v", "tank/w"],
     ])
     func usageErrorsExitWith64(_ arguments: [String]) {
         let error = #expect(throws: (any Error).self) { try Poolctl.parseAsRoot(arguments) }
@@ -27,6 +30,70 @@ import Testing
         let (what, hint) = Poolctl.usageError(error)
         #expect(!what.isEmpty && !what.contains("\n"))
         #expect(hint.contains("poolctl"))
+    }
+
+    /// A verb that does not exist is named, whatever follows it.
+    @Test(arguments: [
+        ([], "poolctl needs a verb", "pool, disk, space, explain"),
+        (["pool"], "poolctl pool needs a verb", "create, ls, status"),
+        (["frobnicate"], "there is no verb 'frobnicate'", "pool, disk"),
+        (["pol", "ls"], "there is no verb 'pol'", "did you mean 'poolctl pool'?"),
+        (["pool", "craete", "tank", "/d"], "verb 'pool craete'", "'poolctl pool create'"),
+        (["pool", "scrub", "tank", "--wait"], "there is no verb 'pool scrub'", "verbs are"),
+        (["disk", "offline", "tank", "disk1", "--force"], "no verb 'disk offline'", "ls, set"),
+        (["space", "xyz", "--size", "1G"], "there is no verb 'space xyz'", "resize"),
+        (["tier", "status", "tank/v"], "there is no verb 'tier'", ""),
+        (["--json", "pool", "ls"], "'--json' stands where a verb should", "options behind"),
+        (["pool", "--dir", "/d", "ls"], "'--dir' stands where", "poolctl pool VERB"),
+        (["\u{1B}[2J"], "there is no verb '?[2J'", ""),
+    ])
+    func aVerbThatDoesNotExistIsNamed(_ arguments: [String], _ what: String, _ hint: String) {
+        let usage = #expect(throws: UsageFailure.self) { try Verbs.check(arguments) }
+        #expect(usage?.failure.what.contains(what) == true, "\(usage?.failure.what ?? "")")
+        #expect(
+            usage?.failure.hint.contains(hint) == true || hint.isEmpty,
+            "\(usage?.failure.hint ?? "")")
+    }
+
+    @Test(arguments: [
+        ["--help"], ["help", "pool"], ["--version"], ["pool", "--help"], ["pool", "ls", "--help"],
+        ["pool", "ls", "--jsn"], ["explain"], ["explain", "--json"],
+        ["--generate-completion-script=bash"],
+    ])
+    func verbsThatExistAreLeftToTheParser(_ arguments: [String]) throws {
+        try Verbs.check(arguments)
+    }
+
+    @Test func settingsAreReadBeforeAnythingIsSent() throws {
+        for (arguments, part) in [
+            (["pool", "set", "tank", "thresholds"], "'thresholds' is not of the form KEY=VALUE"),
+            (["pool", "set", "tank", "=1"], "'=1' is not of the form"),
+            (["disk", "set", "tank", "disk1", "media"], "'media' is not"),
+            (["space", "set", "tank/v", "name"], "'name' is not"),
+            (["space", "set", "tank", "name=x"], "'tank' is not of the form POOL/SPACE"),
+            (["explain", "tank"], "POOL/SPACE"),
+        ] {
+            var command = try Poolctl.parseAsRoot(arguments + ["--dir", "/nonexistent"])
+            let failure = #expect(throws: ControlFailure.self) { try command.run() }
+            #expect(failure?.kind == .invalid)
+            #expect(failure?.what.contains(part) == true, "\(failure?.what ?? "")")
+        }
+        #expect(try SettingText.change("a=b=c") == SettingChange(key: "a", value: "b=c"))
+        #expect(try SettingText.change("rack=") == SettingChange(key: "rack", value: ""))
+    }
+
+    @Test(arguments: [
+        ("disk1", "disk1"), ("disk12", "disk12"), ("/dev/sdb", "/dev/sdb"),
+        ("00112233-4455-6677-8899-AABBCCDDEEFF", "00112233-4455-6677-8899-AABBCCDDEEFF"),
+        ("/a/./disk1", "/a/disk1"),
+    ])
+    func aDiskIsANameAUUIDOrAPath(_ text: String, _ sent: String) {
+        #expect(Paths.disk(text) == sent)
+    }
+
+    @Test(arguments: ["disk", "diskx", "d1", "./disk1", "disk1x", "disk\u{663}"])
+    func whatIsNoNameIsAPathHere(_ text: String) {
+        #expect(Paths.disk(text).hasPrefix("/"))
     }
 
     @Test func optionsBecomeARequest() throws {
@@ -85,51 +152,5 @@ import Testing
             let failure = #expect(throws: ControlFailure.self) { try command.run() }
             #expect(failure?.kind == .invalid)
         }
-    }
-}
-
-@Suite struct ReportTests {
-    @Test func aPoolFitsAnEightyColumnTerminal() {
-        let text = Reports.pool(MessageSnapshotTests.pool)
-        #expect(
-            text == """
-                pool:     tank
-                health:   degraded
-                reason:   r
-                action:   a
-                room:     4 B free of 9 B, 5 B allocated
-
-                DISK   STATE   MEDIA  SIZE  ALLOCATED  ERRORS  PATH
-                disk1  online  hdd     8 B        4 B       6  /dev/sdb
-
-                SPACE     HEALTH         RESILIENCY  SIZE  MAPPED  ALLOCATED  CLIENTS
-                tank/vm1  no-redundancy  mirror2     16 B     4 B        8 B        3
-
-                JOB      SUBJECT  STATE    DONE
-                rebuild  disk1    running  50 %
-                """)
-        #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
-    }
-
-    @Test func aSpaceTellsWhatItIs() {
-        #expect(
-            Reports.space(MessageSnapshotTests.space) == """
-                space:    tank/vm1
-                health:   no-redundancy
-                reason:   r
-                action:   a
-                layout:   mirror2, 2 columns, interleave 256 KiB, checksums
-                size:     16 B, thin
-                room:     4 B mapped, 8 B allocated with copies and metadata
-                on hdd:   8 B allocated
-                clients:  3
-                owner:    local, epoch 7
-                """)
-    }
-
-    @Test func pathsFromOutsideCannotSteerATerminal() {
-        var disk = MessageSnapshotTests.disk
-        disk.path = "/d\u{1B}[2J"
-        #expect(!Reports.disks([disk]).contains("\u{1B}"))
     }
 }

@@ -11,42 +11,100 @@ import Testing
 
     static let disk = DiskStatus(
         name: "disk1", path: "/dev/sdb", uuid: "0011-22", media: .hdd, state: .online,
-        sizeBytes: 8, allocatedBytes: 4, errors: DiskErrors(read: 1, write: 2, checksum: 3))
+        reason: "dr", action: "da", enclosure: "e1", sizeBytes: 8, allocatedBytes: 4, errors: DiskErrors(read: 1, write: 2, checksum: 3))
     static let diskJSON = """
-        {"allocated_bytes":4,"errors":{"checksum":3,"read":1,"write":2},"media":"hdd",\
-        "name":"disk1","path":"/dev/sdb","size_bytes":8,"state":"online","uuid":"0011-22"}
+        {"action":"da","allocated_bytes":4,"enclosure":"e1",\
+        "errors":{"checksum":3,"read":1,"write":2},"media":"hdd","name":"disk1","node":"",\
+        "path":"/dev/sdb","rack":"","reason":"dr","size_bytes":8,"state":"online",\
+        "uuid":"0011-22"}
         """
     static let space = SpaceStatus(
         name: "tank/vm1", pool: "tank", sizeBytes: 16, resiliency: .mirror2, provisioning: .thin,
         health: .noRedundancy, reason: "r", action: "a", allocatedBytes: 8, mappedBytes: 4,
         columns: 2, interleaveBytes: 262_144, checksums: true, whenFull: .wait,
-        tiers: [TierStatus(media: .hdd, sizeBytes: 16, allocatedBytes: 8)], connections: 3,
-        owner: "local", epoch: 7)
+        tiers: [TierStatus(media: .hdd, sizeBytes: 16, allocatedBytes: 8)],
+        waitingWrites: 2, connections: 3, owner: "local", epoch: 7)
     static let spaceJSON = """
         {"action":"a","allocated_bytes":8,"checksums":true,"columns":2,"connections":3,"epoch":7,\
         "health":"no-redundancy","interleave_bytes":262144,"mapped_bytes":4,"name":"tank/vm1",\
         "owner":"local","pool":"tank","provisioning":"thin","reason":"r","resiliency":"mirror2",\
         "size_bytes":16,"tiers":[{"allocated_bytes":8,"media":"hdd","size_bytes":16}],\
-        "version":1,"when_full":"wait","write_cache_bytes":0,"write_cache_dirty_bytes":0}
+        "version":1,"waiting_writes":2,"when_full":"wait","write_cache_bytes":0,\
+        "write_cache_dirty_bytes":0}
         """
     static let pool = PoolStatus(
-        name: "tank", uuid: "u", health: .degraded, reason: "r", action: "a", capacityBytes: 9,
-        allocatedBytes: 5, freeBytes: 4, disks: [disk], spaces: [space],
-        jobs: [
-            JobStatus(
-                kind: "rebuild", subject: "disk1", state: "running", progress: 0.5,
-                etaSeconds: nil)
-        ])
+        name: "tank", uuid: "u", health: .degraded, reason: "r", action: "a", fill: .notice,
+        fillPercent: 71, secondsToFull: 9000, capacityBytes: 9, allocatedBytes: 5, freeBytes: 4,
+        disks: [disk], spaces: [space], jobs: [job])
+    static let job = JobStatus(
+        kind: "rebuild", subject: "disk1", state: "blocked", reason: "jr", action: "ja",
+        progress: 0.5, etaSeconds: nil)
     static let poolJSON = """
         {"action":"a","allocated_bytes":5,"capacity_bytes":9,"disks":[\(diskJSON)],\
-        "free_bytes":4,"health":"degraded","jobs":[{"eta_seconds":null,"kind":"rebuild",\
-        "progress":0.5,"state":"running","subject":"disk1"}],"name":"tank","reason":"r",\
-        "spaces":[\(spaceJSON)],"uuid":"u","version":1}
+        "fill":"notice","fill_percent":71,"free_bytes":4,"health":"degraded",\
+        "jobs":[{"action":"ja","eta_seconds":null,"kind":"rebuild","progress":0.5,\
+        "reason":"jr","state":"blocked","subject":"disk1"}],"name":"tank","reason":"r",\
+        "seconds_to_full":9000,"spaces":[\(spaceJSON)],"uuid":"u","version":1}
         """
 
     @Test func statuses() throws {
         try check(Self.space, Self.spaceJSON)
         try check(Self.pool, Self.poolJSON)
+    }
+
+    @Test func aForecastThatIsUnknownIsNull() throws {
+        var pool = Self.pool
+        pool.secondsToFull = nil
+        try check(pool, Self.poolJSON.replacing("9000", with: "null"))
+    }
+
+    @Test func settingsAndExplanations() throws {
+        try check(
+            SettingList(
+                pool: "tank",
+                settings: [Setting(key: "k", value: "v", default: "d", meaning: "m")]),
+            """
+            {"pool":"tank","settings":[{"default":"d","key":"k","meaning":"m","value":"v"}],\
+            "version":1}
+            """)
+        try check(
+            Self.explanation,
+            """
+            {"action":"","disks":[{"domain":"rack r1","groups":2,"name":"disk1",\
+            "reason":"safe","safe_to_pull":true,"state":"online"}],\
+            "domains":[{"disks":["disk1"],"name":"rack r1","reason":"lost",\
+            "safe_to_lose":false}],"groups":[{"columns":1,"copies":2,\
+            "disks":["disk1","disk2"],"id":7,"layout":"mirror2","media":"ssd",\
+            "separated":true}],"groups_omitted":1,"health":"healthy","may_fail":"any one disk",\
+            "metadata_disks":["disk1","disk2"],"name":"tank/vm1",\
+            "placements":[{"columns":[["disk1","disk2"]],"count":2,"groups":"7-8"}],\
+            "pool":"tank","reason":"","repairs":[],"resiliency":"mirror2","version":1}
+            """)
+    }
+
+    static let explanation = SpaceExplanation(
+        name: "tank/vm1", pool: "tank", resiliency: .mirror2, health: .healthy, reason: "",
+        action: "", mayFail: "any one disk",
+        groups: [
+            .init(
+                id: 7, layout: .mirror2, media: .ssd, columns: 1, copies: 2,
+                disks: ["disk1", "disk2"], separated: true)
+        ], groupsOmitted: 1,
+        placements: [.init(groups: "7-8", count: 2, columns: [["disk1", "disk2"]])],
+        metadataDisks: ["disk1", "disk2"],
+        disks: [
+            .init(
+                name: "disk1", state: .online, domain: "rack r1", groups: 2, safeToPull: true,
+                reason: "safe")
+        ],
+        domains: [.init(name: "rack r1", disks: ["disk1"], safeToLose: false, reason: "lost")])
+
+    @Test func idsAreFoldedIntoRanges() {
+        #expect(SpaceExplanation.ranges([]) == "")
+        #expect(SpaceExplanation.ranges([4]) == "4")
+        #expect(SpaceExplanation.ranges([0, 1, 2, 3, 7, 9, 10]) == "0-3,7,9-10")
+        #expect(SpaceExplanation.ranges([.max - 1, .max]) == "4294967294-4294967295")
+        #expect(SpaceExplanation.ranges([1, 3, 5], limit: 2) == "1,3,...")
     }
 
     @Test func lists() throws {
@@ -91,6 +149,31 @@ import Testing
             "ssd_resiliency":"mirror3","ssd_tier_bytes":2,"version":1,"when_full":"enospc",\
             "write_cache_bytes":3}
             """)
+    }
+
+    @Test func changes() throws {
+        let changes = [SettingChange(key: "k", value: "v")]
+        try check(
+            SettingsRequest(changes: changes),
+            #"{"changes":[{"key":"k","value":"v"}],"version":1}"#)
+        try check(
+            DiskSetRequest(disk: "disk1", changes: changes),
+            #"{"changes":[{"key":"k","value":"v"}],"disk":"disk1","version":1}"#)
+        try check(
+            SpaceResizeRequest(sizeBytes: 5, shrink: true),
+            #"{"shrink":true,"size_bytes":5,"version":1}"#)
+    }
+
+    @Test func everyKindOfFailure() throws {
+        let kinds = [
+            "invalid", "not_found", "refused", "not_in_this_version", "failed", "unavailable",
+        ]
+        #expect(ControlFailure.Kind.allCases.map(\.rawValue) == kinds)
+        for kind in ControlFailure.Kind.allCases {
+            try check(
+                FailureMessage(ControlFailure(kind, "w", hint: "h")),
+                #"{"error":{"hint":"h","kind":"\#(kind.rawValue)","what":"w"},"version":1}"#)
+        }
     }
 
     @Test func theRest() throws {

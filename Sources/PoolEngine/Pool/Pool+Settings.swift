@@ -14,6 +14,7 @@ extension Pool {
         try await holding(administrationLock) { () async throws(PoolError) in
             try requireOpen()
             try await changeConfiguration { edit(&$0.settings) }
+            for space in spaces { space.adopt(compacts: configuration.settings.compaction) }
         }
     }
 
@@ -80,6 +81,21 @@ extension Pool {
                 if let wanted = change.name { next.spaces[index].name = wanted }
                 if let whenFull = change.whenFull { next.spaces[index].whenFull = whenFull }
             }
+            let record = configuration.spaces[index]
+            spaces.first { $0.lineage == record.lineage }?.adopt(whenFull: record.whenFull)
         }
+    }
+}
+
+extension Space {
+    func adopt(compacts: Bool) {
+        self.compacts = compacts
+        compactionWanted.fire()
+    }
+
+    /// Writes that are parked are tried again: no longer waiting, they fail.
+    func adopt(whenFull: WhenFull) {
+        self.whenFull = whenFull
+        retryParked()
     }
 }

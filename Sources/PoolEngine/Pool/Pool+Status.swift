@@ -103,7 +103,7 @@ extension Pool {
             resiliency: record.resiliency, columns: Int(record.columns),
             interleaveBytes: record.interleaveBytes, flags: record.flags,
             whenFull: record.whenFull, allocatedBytes: allocatedBytes,
-            mappedBytes: space?.mappedBytes ?? 0, waitingWrites: 0,
+            mappedBytes: space?.mappedBytes ?? 0, waitingWrites: space?.waitingWrites ?? 0,
             epoch: fences.first { $0.lineage == record.lineage }?.epoch ?? 0,
             handle: space?.handle, lostDisks: (lost + absent).sorted(), reason: reason)
     }

@@ -94,7 +94,7 @@ public final class Space: @unchecked Sendable {
     let parkedChanged: Signal
 
     // Compaction: one grain moves at a time.
-    public internal(set) var compacts = true
+    public internal(set) var compacts: Bool
     /// The grain being copied without its range held; `.max`: none.
     var movingGrain = UInt64.max
     /// A write has come to it since.
@@ -167,6 +167,7 @@ public final class Space: @unchecked Sendable {
         maintenance = Signal(engine)
         valuesLoaded = Signal(engine)
         whenFull = record.whenFull
+        compacts = pool.configuration.settings.compaction
         parkedChanged = Signal(engine)
         compactionWanted = Signal(engine)
         compactionPause = Signal(engine)

@@ -1,0 +1,139 @@
+import PoolControl
+import PoolEngine
+import PoolFormat
+
+/// What `explain` says: worked out on the thread that asked, from what the shard was asked once.
+extension PoolRegistry {
+    func explainSpace(_ path: SpacePath) throws(ControlFailure) -> SpaceExplanation {
+        let status = try spaceStatus(path)
+        let entry = try openEntry(named: path.pool).entry
+        let uuid = entry.uuid
+        let answer = try shard.runNow { state -> Result<Pool.Explanation, ControlFailure> in
+            Result { () throws(ControlFailure) in
+                let pool = try Self.pool(uuid, state)
+                do throws(PoolError) {
+                    return try pool.explain(path.space)
+                } catch {
+                    throw ControlFailure(pool: error)
+                }
+            }
+        }
+        let conditions = Dictionary(
+            try self.status(of: entry).disks.map { ($0.name, $0.state) },
+            uniquingKeysWith: { first, _ in first })
+        return SpaceExplainer(explanation: try answer.get(), conditions: conditions)
+            .message(status)
+    }
+}
+
+/// Turns places and losses into words.
+struct SpaceExplainer {
+    let explanation: Pool.Explanation
+    /// By the name that is shown.
+    let conditions: [String: DiskCondition]
+
+    func message(_ status: PoolControl.SpaceStatus) -> SpaceExplanation {
+        let losses = explanation.losses
+        let placed = explanation.placed
+        return SpaceExplanation(
+            name: status.name, pool: status.pool, resiliency: status.resiliency,
+            health: status.health, reason: status.reason, action: status.action,
+            mayFail: mayFail(losses), groups: groups,
+            groupsOmitted: max(0, explanation.groups.count - SpaceExplanation.maximumGroups),
+            placements: placed.prefix(SpaceExplanation.maximumPlacements).map { placed in
+                SpaceExplanation.Placement(
+                    groups: SpaceExplanation.ranges(placed.groups), count: placed.groups.count,
+                    columns: placed.columns.map { $0.map(Self.name) })
+            },
+            metadataDisks: Set(explanation.metadata.flatMap { $0 }).sorted().map(Self.name),
+            disks: explanation.places.map { disk($0, losses) }, domains: domains(losses))
+    }
+
+    static func name(_ disk: DiskNumber) -> String { "disk\(disk.rawValue)" }
+
+    static func name(_ domain: FaultDomain) -> String {
+        switch domain {
+        case .rack(let tag): "rack \(tag)"
+        case .node(let tag): "node \(tag)"
+        case .enclosure(let tag): "enclosure \(tag)"
+        case .disk: ""
+        }
+    }
+
+    private var groups: [SpaceExplanation.GroupPlace] {
+        let domains = explanation.domains
+        return explanation.groups.prefix(SpaceExplanation.maximumGroups).map { group in
+            SpaceExplanation.GroupPlace(
+                id: group.id, layout: Resiliency(group.layout), media: Media(group.mediaClass),
+                columns: Int(group.columns), copies: Int(group.copies),
+                disks: group.slabs.map { Self.name($0.address.disk) },
+                separated: explanation.isSeparated(group, domains))
+        }
+    }
+
+    /// What may fail now without loss of data: one disk, or one fault domain, not several at once.
+    private func mayFail(_ losses: Pool.Explanation.Losses) -> String {
+        if losses.lostGroups > 0 || losses.losesMetadata { return "nothing: data is lost already" }
+        if explanation.groups.isEmpty, explanation.metadata.isEmpty {
+            return "any disk: it holds nothing"
+        }
+        let serving = explanation.places.filter(\.serves)
+        let vital = serving.filter { losses.disks[$0.number]?.losesData == true }
+        if vital.isEmpty {
+            let domains = explanation.taggedDomains
+            guard !domains.isEmpty else { return "any one disk" }
+            let deadly = domains.filter { losses.domains[$0]?.losesData == true }
+            if deadly.isEmpty { return "any one disk, or all disks of one fault domain" }
+            let names = deadly.map(Self.name).joined(separator: ", ")
+            return "any one disk, or all disks of one fault domain but \(names)"
+        }
+        let safe = serving.filter { losses.disks[$0.number]?.losesData != true }
+        guard !safe.isEmpty else { return "no disk" }
+        let names = safe.map { Self.name($0.number) }.joined(separator: ", ")
+        return safe.count == 1 ? "only \(names)" : "one of \(names)"
+    }
+
+    private func disk(
+        _ place: Pool.Explanation.Place, _ losses: Pool.Explanation.Losses
+    ) -> SpaceExplanation.DiskPlace {
+        let loss = losses.disks[place.number] ?? .init()
+        let name = Self.name(place.number)
+        return SpaceExplanation.DiskPlace(
+            name: name, state: conditions[name] ?? .missing, domain: Self.name(place.domain),
+            groups: loss.touched, safeToPull: !loss.losesData,
+            reason: place.serves ? Self.reason(loss) : "does not serve: nothing more is lost")
+    }
+
+    static func reason(_ loss: Pool.Explanation.Loss) -> String {
+        if loss.lostGroups > 0 {
+            return "loses data of \(loss.lostGroups) slab "
+                + (loss.lostGroups == 1 ? "group" : "groups")
+        }
+        if loss.losesMetadata { return "loses metadata" }
+        return loss.touched > 0 ? "safe: other disks have copies" : "safe: holds no data of it"
+    }
+
+    private func domains(_ losses: Pool.Explanation.Losses) -> [SpaceExplanation.DomainPlace] {
+        explanation.taggedDomains.map { domain in
+            let loss = losses.domains[domain] ?? .init()
+            return SpaceExplanation.DomainPlace(
+                name: Self.name(domain),
+                disks: explanation.places.filter { $0.domain == domain }
+                    .map { Self.name($0.number) },
+                safeToLose: !loss.losesData, reason: Self.reason(loss))
+        }
+    }
+}
+
+extension Pool.Explanation {
+    /// In the order of their first disk; a disk without tags is none.
+    var taggedDomains: [FaultDomain] {
+        var seen: Set<FaultDomain> = []
+        return places.map(\.domain).filter { domain in
+            switch domain {
+            case .disk: false
+            case .rack, .node, .enclosure: seen.insert(domain).inserted
+            }
+        }
+    }
+}
