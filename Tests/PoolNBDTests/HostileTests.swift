@@ -34,7 +34,7 @@ private let mib = 1 << 20
     func anyNumberOfSilentHandshakesLetsTheNextOneIn(batch: Int) throws {
         let harness = try ServerHarness()
         var silent: [TestClient] = []
-        for index in 0..<NBDLimits.handshakes + NBDLimits.endingHandshakes + 100 {
+        for index in 0..<3 * NBDLimits.handshakes + 100 {
             silent.append(harness.connect())
             if index % batch == batch - 1 { harness.turn(waitNs: 0) }
         }

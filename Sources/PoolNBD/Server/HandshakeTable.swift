@@ -12,6 +12,8 @@ final class HandshakeTable {
     private var slots: [HandshakeConnection] = []
     private var vacant: [UInt16] = []
     private var ready: [UInt16] = []
+    /// Sockets for which there is no slot yet, oldest first.
+    private var line: [Int32] = []
     private var talking = 0
     private var accepted: UInt64 = 0
     private var nowNs: UInt64 = 0
@@ -22,17 +24,27 @@ final class HandshakeTable {
     }
 
     /// No client is left here, those on their way out included.
-    var isEmpty: Bool { vacant.count == slots.count }
+    var isEmpty: Bool { vacant.count == slots.count && line.isEmpty }
 
-    /// Takes a socket in; false where every slot waits for the kernel.
-    func adopt(_ socket: Int32) -> Bool {
-        if talking >= NBDLimits.handshakes { endIdlest() }
-        guard let index = vacantIndex() else { return false }
-        accepted += 1
-        slots[Int(index)].begin(socket: socket, serial: accepted)
-        talking += 1
-        markReady(slots[Int(index)], index)
-        return true
+    /// Takes a socket in. Should every slot wait for the kernel, it stands in line.
+    func adopt(_ socket: Int32) {
+        line.append(socket)
+        seat()
+        if line.count > NBDLimits.handshakes { _ = Glibc.close(line.removeFirst()) }
+    }
+
+    /// Gives slots to those in line, in their order.
+    private func seat() {
+        var seated = 0
+        while seated < line.count, let index = vacantIndex() {
+            accepted += 1
+            slots[Int(index)].begin(socket: line[seated], serial: accepted)
+            talking += 1
+            seated += 1
+            markReady(slots[Int(index)], index)
+            if talking > NBDLimits.handshakes { endIdlest() }
+        }
+        line.removeFirst(seated)
     }
 
     private func vacantIndex() -> UInt16? {
@@ -83,6 +95,7 @@ final class HandshakeTable {
                 vacant.append(index)
                 leaving(departure)
             }
+            if next == ready.count && !line.isEmpty { seat() }
         }
         ready.removeAll(keepingCapacity: true)
     }
@@ -105,14 +118,15 @@ final class HandshakeTable {
     }
 
     func endAll() {
+        for socket in line { _ = Glibc.close(socket) }
+        line.removeAll()
         for (index, slot) in slots.enumerated() where slot.phase == .talking { end(slot, index) }
     }
 
     private func end(_ slot: HandshakeConnection, _ index: Int) {
         slot.fail()
         talking -= 1
-        // One that has not had its first turn is gone at once, so however many come in one turn,
-        // there is always a slot for the last.
+        // One that has not had its first turn is gone at once: the kernel holds nothing of it.
         switch slot.turn(nowNs: nowNs) {
         case .ended: vacant.append(UInt16(index))
         case .stays, .leaves: break

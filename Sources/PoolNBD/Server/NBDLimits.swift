@@ -23,7 +23,7 @@ public enum NBDLimits {
     /// Clients that have not chosen their export yet; one more ends the one idle for longest.
     public static let handshakes = 256
     /// Those on their way out: the kernel gives them back in the next turn.
-    static let endingHandshakes = 256
+    static let endingHandshakes = 64
     public static let handshakeNs: UInt64 = 10_000_000_000
     /// While others wait for memory, a client that holds some must move a byte this often.
     public static let stallNs: UInt64 = 10_000_000_000

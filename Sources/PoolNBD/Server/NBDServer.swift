@@ -249,12 +249,13 @@ public final class NBDServer {
         }
     }
 
-    /// Begins a handshake, or closes the socket where there is no room for one.
+    /// Begins a handshake.
     func accepted(_ socket: Int32, isTCP: Bool) {
-        guard !isShuttingDown, handshakes.adopt(socket) else {
+        guard !isShuttingDown else {
             _ = Glibc.close(socket)
             return
         }
+        handshakes.adopt(socket)
         guard isTCP else { return }
         setOption(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
         keepAlive(socket)
