@@ -46,7 +46,7 @@ BUILD_PACKAGES=(liburing-dev libisal-dev pkg-config)
 # The real clients of the end-to-end tests.
 # shellcheck disable=SC2034
 CLIENT_PACKAGES=(libnbd-bin python3-libnbd qemu-utils fio nbd-client e2fsprogs)
-# Disks that lose power: an nbdkit plugin, mounted as files.
+# Disks that lose power: an nbdkit plugin, mounted as files. And exports mounted likewise.
 # shellcheck disable=SC2034
 POWER_PACKAGES=(nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd fuse3 gcc libc6-dev)
 # Kernels that use an export as their disk.
@@ -202,10 +202,12 @@ kill_process() {
 # command line names the scratch folder, whose name is like no other. Those that start others are
 # asked first.
 end_strays() {
-    local process pid mounted
+    local process pid program mounted loop file
     for process in python3 '' ; do
         while IFS= read -r pid; do
-            [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == *"$process"* ]] || continue
+            program=$(readlink "/proc/$pid/exe" 2>/dev/null) || continue
+            # The search names the folder too.
+            [[ $program == *"$process"* && $program != */grep ]] || continue
             warn "ending what a test left behind: $pid $(head -c 60 "/proc/$pid/comm")"
             end_process "$pid"
         done < <(grep -lsF -- "$SCRATCH/" /proc/[0-9]*/cmdline | tr -dc '0-9\n')
@@ -213,6 +215,9 @@ end_strays() {
     while read -r _ mounted _; do
         [[ $mounted != "$SCRATCH"/* ]] || as_root umount --lazy "$mounted" || true
     done </proc/mounts
+    while read -r loop file; do
+        [[ $file != "$SCRATCH"/* ]] || as_root losetup --detach "$loop" || true
+    done < <(losetup --noheadings --list --output NAME,BACK-FILE 2>/dev/null)
 }
 
 # A script may define at_cleanup: called once its processes are gone and before SCRATCH is.

@@ -27,6 +27,7 @@ import time
 import nbd
 
 from crash_loop import Client, Daemon, Violation
+from mounts import unmount
 
 DISKS = 3
 SPACES = 2
@@ -116,7 +117,7 @@ class Bench:
         # nbdkit waits for its connections to end.
         self.switch = None
         for mount in self.mounts:
-            self.unmount(mount)
+            unmount(mount, with_fuse=True)
         for process in reversed(self.processes):
             process.terminate()
             try:
@@ -124,14 +125,6 @@ class Bench:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-    def unmount(self, mount):
-        """Waits a little for the last user to go, then detaches it from under whoever is left."""
-        deadline = time.monotonic() + 10
-        while os.path.ismount(mount):
-            flags = "-u" if time.monotonic() < deadline else "-uz"
-            subprocess.run(["fusermount3", flags, mount], check=False, capture_output=True)
-            time.sleep(0.02)
 
 
 class Loop:
