@@ -50,10 +50,13 @@ struct SectorTable: Sendable {
     static let sectorsPerGrain = 2048
     /// Empty: untouched.
     private var grains: [[SectorHistory]]
+    /// Whether any change was ever sent there, also one that left zeros what was zeros.
+    private var isSent: [Bool]
 
     init(sectors: Int) {
         precondition(sectors % Self.sectorsPerGrain == 0)
         grains = Array(repeating: [], count: sectors / Self.sectorsPerGrain)
+        isSent = Array(repeating: false, count: grains.count)
     }
 
     var sectors: Int { grains.count * Self.sectorsPerGrain }
@@ -78,11 +81,27 @@ struct SectorTable: Sendable {
 
     func isTouched(grain: Int) -> Bool { !grains[grain].isEmpty }
 
+    var sentGrains: [Int] { isSent.indices.filter { isSent[$0] } }
+    func isSent(grain: Int) -> Bool { isSent[grain] }
+    mutating func markSent(_ sectors: Range<Int>) {
+        guard !sectors.isEmpty else { return }
+        let first = sectors.lowerBound / Self.sectorsPerGrain
+        for grain in first...(sectors.upperBound - 1) / Self.sectorsPerGrain {
+            isSent[grain] = true
+        }
+    }
+
     /// Grains past the new end are forgotten, new ones untouched.
     mutating func resize(sectors: Int) {
         precondition(sectors % Self.sectorsPerGrain == 0)
         let count = sectors / Self.sectorsPerGrain
-        if count < grains.count { grains.removeLast(grains.count - count) }
-        while grains.count < count { grains.append([]) }
+        if count < grains.count {
+            grains.removeLast(grains.count - count)
+            isSent.removeLast(isSent.count - count)
+        }
+        while grains.count < count {
+            grains.append([])
+            isSent.append(false)
+        }
     }
 }

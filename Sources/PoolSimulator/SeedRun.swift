@@ -77,6 +77,13 @@ public final class SeedRun {
         limits.scratchPages = random.pick([16, 64])
         limits.scratchPairs = random.pick([4, 32])
         limits.scratchGrains = random.within(6...12)
+        limits.parkNs = random.pick([2_000_000, 20_000_000, 300_000_000])
+        limits.reclaimNs = random.pick([1_000_000, 50_000_000])
+        limits.parkedWrites = random.pick([0, 2, 128])
+        limits.compactAfterNs = random.pick([500_000, 20_000_000, 500_000_000])
+        limits.compactGrainNs = random.pick([1, 200_000, 16_000_000])
+        limits.compactBatch = random.pick([1, 4, 32])
+        limits.compactScan = random.pick([16, 65_536])
         return limits
     }
 
@@ -217,7 +224,9 @@ public final class SeedRun {
     // MARK: - control operations
 
     private func controlOperation() -> Bool {
-        switch random.below(10) {
+        switch random.below(13) {
+        case 10, 11, 12:
+            return hollow()
         case 0, 1, 2:
             return site.clients.spaces.count < 4 ? createSpace() : destroySpace()
         case 3, 4:
@@ -243,6 +252,41 @@ public final class SeedRun {
         defer { machine.onStep = step }
         guard site.close(export: export) else { return false }
         return site.recover()
+    }
+
+    /// Maps every grain of a large space and trims most of them again: what is left lies sparsely
+    /// in several slab groups.
+    private func hollow() -> Bool {
+        let large = site.clients.spaces.indices.filter {
+            site.clients.spaces[$0].model.sectors > 256 * 2048
+        }
+        guard !large.isEmpty else { return reopen(export: false) }
+        let name = site.clients.spaces[random.pick(large)].name
+        traffic.quiet = name
+        defer { traffic.quiet = nil }
+        guard let grains = site.clients.index(of: name).map({
+            site.clients.spaces[$0].model.sectors / 2048
+        }) else { return true }
+        for grain in 0..<grains {
+            let first = grain * 2048
+            guard submit(.writeZeroes, name, first..<first + 8) else { return false }
+        }
+        let kept = random.pick([5, 20])
+        for grain in 0..<grains where !random.chance(kept) {
+            guard submit(.trim, name, grain * 2048..<(grain + 1) * 2048) else { return false }
+        }
+        return true
+    }
+
+    /// Submits one request, as soon as there is room for it.
+    private func submit(
+        _ kind: SpaceRequest.Kind, _ name: String, _ sectors: Range<Int>
+    ) -> Bool {
+        guard let index = site.clients.index(of: name) else { return false }
+        while !site.clients.submit(kind, flags: .noHole, space: index, sectors: sectors) {
+            guard site.clients.waitForRoom() else { return false }
+        }
+        return true
     }
 
     private func createSpace() -> Bool {
@@ -272,7 +316,8 @@ public final class SeedRun {
         return SpaceShape(
             sizeBytes: UInt64(grains + random.below(4)) << 20,
             resiliency: mirrored ? .mirror2 : .simple,
-            columns: UInt16(random.below(widest + 1)),
+            // One column: a large space is more than one slab group then.
+            columns: grains == 300 ? 1 : UInt16(random.below(widest + 1)),
             interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
             checksums: random.chance(70), whenFull: random.chance(50) ? .enospc : .wait)
     }

@@ -35,7 +35,7 @@ extension SpaceModel {
         if !extent.isMapped && !extent.readsAsZeros { return "an unmapped extent with data" }
         let grains = SectorTable.sectorsPerGrain
         for grain in range.lowerBound / grains...(range.upperBound - 1) / grains
-        where !history.isTouched(grain: grain) && extent.isMapped != isFixed {
+        where !history.isSent(grain: grain) && extent.isMapped != isFixed {
             return "grain \(grain), never written, is \(extent.isMapped ? "mapped" : "unmapped")"
         }
         return extent.readsAsZeros

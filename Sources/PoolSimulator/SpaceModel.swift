@@ -61,7 +61,10 @@ public struct SpaceModel: Sendable {
                 writes: writes, fua: fua, submitted: now, replied: .max, certain: false))
         let entry = SectorEntry(operation: number, start: now, settled: false)
         let oldestRead = readsInFlight.values.min() ?? .max
+        history.markSent(range)
         for sector in range {
+            // Zeros over the zeros of a new space change nothing that anybody could see.
+            if !writes, history[sector].isUntouched { continue }
             prune(sector, oldestRead)
             history[sector].append(entry)
         }
@@ -310,8 +313,9 @@ public struct SpaceModel: Sendable {
     /// Whether anything but the zeros of a new space may be there.
     public func isTouched(_ sector: Int) -> Bool { !history[sector].isUntouched }
 
-    /// Grains that a change was ever submitted to, ascending.
+    /// Grains that may hold something, and all that a change was ever sent to; ascending.
     public var touchedGrains: [Int] { history.touchedGrains }
+    public var sentGrains: [Int] { history.sentGrains }
 
     private func describe(_ head: Stamp.Head) -> String {
         "operation \(head.operation), space \(head.space), sector \(head.sector)"
