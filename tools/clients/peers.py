@@ -197,7 +197,7 @@ class NbdServer(Peer):
                 f"[generic]\n    unixsock = {socket_path(options, name)}\n"
                 f"    listenaddr = 127.0.0.1\n"
                 f"[disk]\n    exportname = {disk_file(options, name)}\n")
-        # tools/compare-peers looks there too, should this script be killed.
+        # A process that is nobody's child: known by its file.
         self.pid_file = os.path.join(options.scratch, name + ".pid")
         super().__init__(name, options, core, ["nbd-server", "-C", path, "-p", self.pid_file])
 
