@@ -206,7 +206,12 @@ public struct SpaceStatus: Hashable, ControlMessage {
 public struct SpaceList: Hashable, ControlMessage {
     public var version = ControlProtocol.version
     public var spaces: [SpaceStatus]
-    public init(spaces: [SpaceStatus]) { self.spaces = spaces }
+    /// Pools that are not open: what spaces they have is not known now.
+    public var detachedPools: [String]
+    public init(spaces: [SpaceStatus], detachedPools: [String] = []) {
+        self.spaces = spaces
+        self.detachedPools = detachedPools
+    }
 }
 
 public struct PoolStatus: Hashable, ControlMessage {

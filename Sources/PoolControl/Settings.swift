@@ -72,7 +72,9 @@ public enum SettingText {
             guard let key = Key(rawValue: change.key) else {
                 throw ControlFailure(
                     .invalid, "there is no key '\(NameRules.printable(change.key))'",
-                    hint: "the keys are: \(names.joined(separator: ", "))")
+                    hint: (Nearest.match(change.key, among: names)
+                        .map { "did you mean '\($0)'? " } ?? "")
+                        + "the keys are: \(names.joined(separator: ", "))")
             }
             guard !known.contains(where: { $0.key == key }) else {
                 throw ControlFailure(

@@ -59,27 +59,44 @@ struct FillForecast: Sendable {
 struct FillWatch: Sendable {
     /// What is known of a pool's room at one moment.
     struct Room: Hashable, Sendable {
-        var capacityBytes: UInt64
         var allocatedBytes: UInt64
+        /// What may still be granted.
+        var freeBytes: UInt64
+        var waitingWrites: Int
         var thresholds: PoolSettings.Thresholds
 
-        var freeBytes: UInt64 {
-            capacityBytes > allocatedBytes ? capacityBytes - allocatedBytes : 0
-        }
-
-        /// Rounded down.
+        /// Rounded down; 100 only when nothing is free.
         var percent: Int {
-            guard capacityBytes > 0 else { return 0 }
-            return Int(Double(min(allocatedBytes, capacityBytes)) * 100 / Double(capacityBytes))
+            let bytes = Double(allocatedBytes) + Double(freeBytes)
+            return bytes > 0 ? Int(Double(allocatedBytes) * 100 / bytes) : 0
         }
 
+        /// Where writes wait it is critical, whatever the percentage: what is left may be on disks
+        /// where it helps nobody.
         var state: FillState {
-            switch percent {
+            if waitingWrites > 0 { return .critical }
+            return switch percent {
             case Int(thresholds.critical)...: .critical
             case Int(thresholds.warning)...: .warning
             case Int(thresholds.notice)...: .notice
             default: .ok
             }
+        }
+
+        /// Why it is in its state; empty while that is ok.
+        var reason: String {
+            if waitingWrites > 0 {
+                return waitingWrites == 1
+                    ? "1 write waits for room" : "\(waitingWrites) writes wait for room"
+            }
+            let threshold: UInt8
+            switch state {
+            case .ok: return ""
+            case .notice: threshold = thresholds.notice
+            case .warning: threshold = thresholds.warning
+            case .critical: threshold = thresholds.critical
+            }
+            return "it is \(percent) % full, \(state.rawValue) from \(threshold) % on"
         }
     }
 
@@ -93,18 +110,6 @@ struct FillWatch: Sendable {
         forecast.add(seconds: seconds, allocatedBytes: room.allocatedBytes)
         defer { told = room.state }
         return room.state == told ? nil : (told, room.state)
-    }
-}
-
-extension FillState {
-    /// The threshold that was crossed on the way into this state.
-    func threshold(_ thresholds: PoolSettings.Thresholds) -> UInt8 {
-        switch self {
-        case .ok: 0
-        case .notice: thresholds.notice
-        case .warning: thresholds.warning
-        case .critical: thresholds.critical
-        }
     }
 }
 

@@ -74,23 +74,20 @@ struct SpaceExplainer {
     /// What may fail now without loss of data: one disk, or one fault domain, not several at once.
     private func mayFail(_ losses: Pool.Explanation.Losses) -> String {
         if losses.lostGroups > 0 || losses.losesMetadata { return "nothing: data is lost already" }
-        if explanation.groups.isEmpty, explanation.metadata.isEmpty {
-            return "any disk: it holds nothing"
-        }
         let serving = explanation.places.filter(\.serves)
-        let vital = serving.filter { losses.disks[$0.number]?.losesData == true }
-        if vital.isEmpty {
-            let domains = explanation.taggedDomains
-            guard !domains.isEmpty else { return "any one disk" }
-            let deadly = domains.filter { losses.domains[$0]?.losesData == true }
-            if deadly.isEmpty { return "any one disk, or all disks of one fault domain" }
-            let names = deadly.map(Self.name).joined(separator: ", ")
-            return "any one disk, or all disks of one fault domain but \(names)"
-        }
         let safe = serving.filter { losses.disks[$0.number]?.losesData != true }
-        guard !safe.isEmpty else { return "no disk" }
-        let names = safe.map { Self.name($0.number) }.joined(separator: ", ")
-        return safe.count == 1 ? "only \(names)" : "one of \(names)"
+        if safe.isEmpty { return "nothing: every disk has the only copy of something" }
+        let without = "without loss of data; writes stop until it is back"
+        guard safe.count == serving.count else {
+            let names = safe.map { Self.name($0.number) }.joined(separator: ", ")
+            return (safe.count == 1 ? "only \(names), " : "one of \(names), ") + without
+        }
+        let domains = explanation.taggedDomains
+        let deadly = domains.filter { losses.domains[$0]?.losesData == true }
+        if domains.isEmpty || deadly.count == domains.count { return "any one disk, " + without }
+        let names = deadly.map(Self.name).joined(separator: ", ")
+        return "any one disk or whole fault domain"
+            + (deadly.isEmpty ? ", " : " but \(names), ") + without
     }
 
     private func disk(
@@ -110,7 +107,8 @@ struct SpaceExplainer {
                 + (loss.lostGroups == 1 ? "group" : "groups")
         }
         if loss.losesMetadata { return "loses metadata" }
-        return loss.touched > 0 ? "safe: other disks have copies" : "safe: holds no data of it"
+        return loss.touched > 0 || loss.touchesMetadata
+            ? "safe: other disks have copies" : "safe: it holds nothing of this"
     }
 
     private func domains(_ losses: Pool.Explanation.Losses) -> [SpaceExplanation.DomainPlace] {

@@ -28,14 +28,14 @@ extension PoolRegistry {
     private func logCrossing(
         _ name: String, _ crossed: (before: FillState, now: FillState), _ room: FillWatch.Room
     ) {
-        let full = "pool \(name): \(room.percent) % allocated"
         guard crossed.now > crossed.before else {
-            let threshold = crossed.before.threshold(room.thresholds)
-            return logger.notice("\(full), below \(threshold) % again (\(crossed.now.rawValue))")
+            let now = crossed.now == .ok ? "" : ", \(crossed.now.rawValue) still"
+            return logger.notice(
+                """
+                pool \(name): \(room.percent) % full, \(crossed.before.rawValue) no longer\(now)
+                """)
         }
-        let threshold = crossed.now.threshold(room.thresholds)
-        let line = "\(full), \(crossed.now.rawValue) from \(threshold) % on; "
-            + "add a disk: poolctl pool add \(name) DISK"
+        let line = "pool \(name): \(room.reason); add a disk: poolctl pool add \(name) DISK"
         switch crossed.now {
         case .ok, .notice: logger.notice("\(line)")
         case .warning: logger.warning("\(line)")
@@ -45,11 +45,11 @@ extension PoolRegistry {
 }
 
 extension Pool {
-    /// What its disks have room for, and how much of that is taken.
+    /// What its disks have room for, how much of that is taken, and whether somebody waits.
     var room: FillWatch.Room {
         let bytes = fillBytes
         return FillWatch.Room(
-            capacityBytes: bytes.capacity, allocatedBytes: bytes.allocated,
-            thresholds: configuration.settings.thresholds)
+            allocatedBytes: bytes.allocated, freeBytes: bytes.grantable,
+            waitingWrites: waitingWrites, thresholds: configuration.settings.thresholds)
     }
 }

@@ -37,7 +37,11 @@ extension PoolRegistry: ControlService {
             return try encode(
                 addDisks(to: name, ControlJSON.decode(PoolAddRequest.self, from: body)))
         case .spaceList:
-            return try encode(SpaceList(spaces: try statuses().flatMap(\.spaces)))
+            let pools = try statuses()
+            return try encode(
+                SpaceList(
+                    spaces: pools.flatMap(\.spaces),
+                    detachedPools: pools.filter { $0.health == .detached }.map(\.name)))
         case .spaceCreate(let pool):
             return try encode(
                 createSpace(in: pool, ControlJSON.decode(SpaceCreateRequest.self, from: body)))

@@ -32,7 +32,7 @@ struct PoolSnapshot: Sendable {
 
     func status(paths: [String: String], secondsToFull: UInt64?) -> PoolControl.PoolStatus {
         let spaces = pool.spaces.indices.map(space)
-        let judged = judge(spaces, secondsToFull)
+        let judged = judge(spaces)
         return PoolControl.PoolStatus(
             name: pool.name, uuid: UUIDText.format(pool.uuid), health: judged.health,
             reason: judged.reason, action: judged.action, fill: room.state,
@@ -53,9 +53,7 @@ struct PoolSnapshot: Sendable {
 
     /// The most urgent first: what is lost, what waits, what is about to run out, what could be
     /// better.
-    private func judge(
-        _ spaces: [PoolControl.SpaceStatus], _ secondsToFull: UInt64?
-    ) -> Judgement {
+    private func judge(_ spaces: [PoolControl.SpaceStatus]) -> Judgement {
         let worst = spaces.max { $0.health < $1.health }
         let health = pool.hasLostQuorum ? .readOnly : worst?.health ?? .healthy
         if pool.hasLostQuorum {
@@ -73,19 +71,8 @@ struct PoolSnapshot: Sendable {
                 health: health, reason: "disk\(disk.number.rawValue) is \(state)",
                 action: "see poolctl disk ls \(pool.name)")
         }
-        let waiting = spaces.reduce(0) { $0 + $1.waitingWrites }
-        if waiting > 0 {
-            return Judgement(
-                health: health, reason: Self.waitText(waiting), action: addRoom)
-        }
         if room.state != .ok {
-            let threshold = room.state.threshold(room.thresholds)
-            var reason = "\(room.percent) % is allocated, "
-                + "\(room.state.rawValue) from \(threshold) % on"
-            if let secondsToFull {
-                reason += "; full in \(DurationText.format(secondsToFull)) at this rate"
-            }
-            return Judgement(health: health, reason: reason, action: addRoom)
+            return Judgement(health: health, reason: room.reason, action: addRoom)
         }
         if let space = spaces.first(where: { !$0.reason.isEmpty }) {
             return Judgement(
@@ -96,10 +83,6 @@ struct PoolSnapshot: Sendable {
 
     private var addRoom: String {
         "add a disk: poolctl pool add \(pool.name) DISK; or trim or destroy something"
-    }
-
-    private static func waitText(_ count: Int) -> String {
-        count == 1 ? "1 write waits for room" : "\(count) writes wait for room"
     }
 
     private func judge(_ space: Pool.SpaceStatus, _ explanation: Pool.Explanation?) -> Judgement {
@@ -126,8 +109,9 @@ struct PoolSnapshot: Sendable {
                 reason: reason, action: "copy its data to a new space")
         }
         if space.waitingWrites > 0 {
-            return Judgement(
-                health: .healthy, reason: Self.waitText(space.waitingWrites), action: addRoom)
+            var waiting = room
+            waiting.waitingWrites = space.waitingWrites
+            return Judgement(health: .healthy, reason: waiting.reason, action: addRoom)
         }
         let mixed = explanation?.unseparatedGroups ?? 0
         guard mixed > 0 else { return .healthy }

@@ -46,7 +46,8 @@ struct Poolctl: ParsableCommand {
         let form = usage.first { $0.hasPrefix("Usage: ") }
         return (
             NameRules.printableLine(what ?? "the command line cannot be read"),
-            see.map { "s\($0.dropFirst(1))" } ?? form ?? "see 'poolctl --help'"
+            see.map { "s\($0.dropFirst(1))".replacing(" for more information.", with: "") }
+                ?? form ?? "see 'poolctl --help'"
         )
     }
 

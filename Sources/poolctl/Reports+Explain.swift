@@ -11,7 +11,7 @@ extension Reports {
         lines += field(
             "lies on", "\(placed), \(space.resiliency.rawValue), metadata on "
                 + list(space.metadataDisks))
-        lines += field("may fail", "\(space.mayFail), without loss of data")
+        lines += field("may fail", space.mayFail)
         lines += ["", disks(space.disks)]
         if !space.domains.isEmpty { lines += ["", domains(space.domains)] }
         if groups > 0 { lines += ["", placements(space.placements)] }

@@ -9,24 +9,22 @@ enum Reports {
             return "no pools; make one with: poolctl pool create POOL DISK..."
         }
         var table = TextTable([
-            .name("POOL"), .left("HEALTH"), .right("CAPACITY"), .right("FREE"), .left("FULL"),
+            .name("POOL"), .left("HEALTH"), .right("CAPACITY"), .right("FREE"), .left("FILL"),
             .right("DISKS"), .right("SPACES"),
         ])
         for pool in list.pools {
             let isOpen = pool.health != .detached
+            let fill = "\(pool.fillPercent) %"
+                + (pool.fill == .ok ? "" : " \(pool.fill.rawValue)")
             table.add([
                 pool.name, pool.health.rawValue,
                 isOpen ? SizeText.format(pool.capacityBytes) : "-",
                 isOpen ? SizeText.format(pool.freeBytes) : "-",
-                isOpen ? fullness(pool) : "-", "\(pool.disks.count)",
+                isOpen ? fill : "-", "\(pool.disks.count)",
                 isOpen ? "\(pool.spaces.count)" : "-",
             ])
         }
         return table.text
-    }
-
-    private static func fullness(_ pool: PoolStatus) -> String {
-        "\(pool.fillPercent) %" + (pool.fill == .ok ? "" : " \(pool.fill.rawValue)")
     }
 
     static func pool(_ pool: PoolStatus) -> String {
@@ -34,15 +32,14 @@ enum Reports {
         guard pool.health != .detached else {
             return (lines + ["", disks(pool.disks)]).joined(separator: "\n")
         }
-        lines += field(
-            "room",
-            "\(SizeText.format(pool.freeBytes)) free of \(SizeText.format(pool.capacityBytes)), "
-                + "\(SizeText.format(pool.allocatedBytes)) allocated")
-        var full = fullness(pool)
+        var room = "\(SizeText.format(pool.freeBytes)) free of "
+            + "\(SizeText.format(pool.capacityBytes)), "
+            + "\(SizeText.format(pool.allocatedBytes)) allocated, \(pool.fillPercent) % full"
+            + (pool.fill == .ok ? "" : " (\(pool.fill.rawValue))")
         if let seconds = pool.secondsToFull {
-            full += ", all of it in \(DurationText.format(seconds)) at this rate"
+            room += "; at this rate it is full in \(DurationText.format(seconds))"
         }
-        lines += field("full", full)
+        lines += field("room", room)
         lines += ["", disks(pool.disks)]
         if pool.spaces.isEmpty {
             lines += ["", noSpaces]
@@ -58,43 +55,71 @@ enum Reports {
 
     static func disks(_ disks: [DiskStatus]) -> String {
         let tags = disks.map { tag($0) }
-        let hasTags = tags.contains { !$0.isEmpty }
+        let kinds = Set(tags.map(\.kind)).subtracting([""])
         // The path goes last: it may be long.
         var columns: [TextTable.Column] = [
             .left("DISK"), .left("STATE"), .left("MEDIA"), .right("SIZE"), .right("ALLOCATED"),
             .right("ERRORS"),
         ]
-        if hasTags { columns.append(.name("DOMAIN")) }
+        if kinds.count == 1, let kind = kinds.first { columns.append(.name(kind.uppercased())) }
+        if kinds.count > 1 { columns.append(.name("DOMAIN")) }
         var table = TextTable(columns + [.name("PATH")])
         for (disk, tag) in zip(disks, tags) {
             let errors = [disk.errors.read, disk.errors.write, disk.errors.checksum]
                 .reduce(UInt64(0)) { $0.addingReportingOverflow($1).partialValue }
+            let isKnown = disk.state != .offline && disk.state != .missing
             var cells = [
                 disk.name, disk.state.rawValue, disk.media.rawValue,
-                SizeText.format(disk.sizeBytes), SizeText.format(disk.allocatedBytes),
+                SizeText.format(disk.sizeBytes),
+                isKnown ? SizeText.format(disk.allocatedBytes) : "-",
                 errors > 99_999 ? ">99999" : "\(errors)",
             ]
-            if hasTags { cells.append(tag.isEmpty ? "-" : tag) }
+            let domain = kinds.count == 1 ? tag.name : "\(tag.kind) \(tag.name)"
+            if !kinds.isEmpty { cells.append(tag.kind.isEmpty ? "-" : domain) }
             table.add(cells + [NameRules.printablePath(disk.path)])
         }
-        let remarks = disks.filter { !$0.reason.isEmpty }.flatMap { disk in
-            Terminal.wrapped(remark(disk.reason, disk.action), first: "\(disk.name): ")
-        }
+        let remarks = remarks(disks)
         return ([table.text] + (remarks.isEmpty ? [] : [""]) + remarks).joined(separator: "\n")
     }
 
-    /// What the disk fails together with: the widest tag.
-    private static func tag(_ disk: DiskStatus) -> String {
-        for (kind, tag) in [
-            ("rack", disk.rack), ("node", disk.node), ("enclosure", disk.enclosure),
-        ] where !tag.isEmpty { return NameRules.printable("\(kind) \(tag)") }
-        return ""
+    /// One for all disks of which there is the same to say.
+    private static func remarks(_ disks: [DiskStatus]) -> [String] {
+        var names: [String: [String]] = [:]
+        var order: [String] = []
+        for disk in disks where !disk.reason.isEmpty {
+            let text = remark(disk.reason, disk.action)
+            if names[text] == nil { order.append(text) }
+            names[text, default: []].append(disk.name)
+        }
+        return order.flatMap { text in
+            Terminal.wrapped(
+                "\((names[text] ?? []).joined(separator: ", ")): \(text)", first: "")
+        }
     }
 
-    static func spaces(_ spaces: [SpaceStatus]) -> String {
-        guard !spaces.isEmpty else {
-            return "\(noSpaces)\n  poolctl space create POOL/NAME --size SIZE --resiliency KIND"
+    /// What the disk fails together with: the widest tag.
+    private static func tag(_ disk: DiskStatus) -> (kind: String, name: String) {
+        for (kind, tag) in [
+            ("rack", disk.rack), ("node", disk.node), ("enclosure", disk.enclosure),
+        ] where !tag.isEmpty { return (kind, NameRules.printable(tag)) }
+        return ("", "")
+    }
+
+    static func spaces(_ list: SpaceList) -> String {
+        let detached = list.detachedPools.flatMap { pool in
+            Terminal.wrapped(
+                "pool \(pool) is detached, its spaces are not known; see poolctl pool status "
+                    + pool, first: "")
         }
+        if !list.spaces.isEmpty {
+            return ([spaces(list.spaces)] + (detached.isEmpty ? [] : [""]) + detached)
+                .joined(separator: "\n")
+        }
+        guard detached.isEmpty else { return detached.joined(separator: "\n") }
+        return "\(noSpaces)\n  poolctl space create POOL/NAME --size SIZE --resiliency KIND"
+    }
+
+    private static func spaces(_ spaces: [SpaceStatus]) -> String {
         var table = TextTable([
             .name("SPACE"), .left("HEALTH"), .left("RESILIENCY"), .right("SIZE"),
             .right("MAPPED"), .right("ALLOCATED"), .right("CLIENTS"),

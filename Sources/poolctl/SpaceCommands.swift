@@ -79,7 +79,7 @@ struct SpaceLs: ParsableCommand {
 
     func run() throws {
         let list = try common.client.send(.spaceList, expecting: SpaceList.self)
-        try common.show(list) { Reports.spaces($0.spaces) }
+        try common.show(list, as: Reports.spaces)
     }
 }
 

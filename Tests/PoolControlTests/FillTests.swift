@@ -10,19 +10,27 @@ import Testing
     private static let byDefault = PoolSettings.Thresholds.byDefault
 
     private func room(
-        _ percent: UInt64, _ thresholds: PoolSettings.Thresholds = byDefault
+        _ percent: UInt64, _ thresholds: PoolSettings.Thresholds = byDefault, waiting: Int = 0
     ) -> FillWatch.Room {
         FillWatch.Room(
-            capacityBytes: 100 * Self.gib, allocatedBytes: percent * Self.gib,
-            thresholds: thresholds)
+            allocatedBytes: percent * Self.gib, freeBytes: (100 - percent) * Self.gib,
+            waitingWrites: waiting, thresholds: thresholds)
     }
 
     @Test(arguments: [
         (UInt64(0), FillState.ok), (69, .ok), (70, .notice), (84, .notice), (85, .warning),
-        (94, .warning), (95, .critical), (100, .critical), (120, .critical),
+        (94, .warning), (95, .critical), (100, .critical),
     ])
     func aStateBeginsAtItsThreshold(_ percent: UInt64, _ state: FillState) {
         #expect(room(percent).state == state)
+        #expect(room(percent).reason.isEmpty == (state == .ok))
+    }
+
+    @Test func writesThatWaitAreCriticalWhateverTheFigure() {
+        #expect(room(10, waiting: 1).state == .critical)
+        #expect(room(10, waiting: 1).reason == "1 write waits for room")
+        #expect(room(99, waiting: 12).reason == "12 writes wait for room")
+        #expect(room(86).reason == "it is 86 % full, warning from 85 % on")
     }
 
     @Test func thresholdsAreThePools() {
@@ -30,8 +38,8 @@ import Testing
         #expect(room(0, early).state == .ok && room(1, early).state == .notice)
         #expect(room(99, early).state == .warning && room(100, early).state == .critical)
         let empty = FillWatch.Room(
-            capacityBytes: 0, allocatedBytes: 0, thresholds: Self.byDefault)
-        #expect(empty.percent == 0 && empty.state == .ok && empty.freeBytes == 0)
+            allocatedBytes: 0, freeBytes: 0, waitingWrites: 0, thresholds: Self.byDefault)
+        #expect(empty.percent == 0 && empty.state == .ok)
     }
 
     @Test func eachCrossingIsToldOnce() {

@@ -110,7 +110,9 @@ import Testing
     @Test func lists() throws {
         try check(PoolList(pools: [Self.pool]), #"{"pools":[\#(Self.poolJSON)],"version":1}"#)
         try check(PoolList(pools: []), #"{"pools":[],"version":1}"#)
-        try check(SpaceList(spaces: [Self.space]), #"{"spaces":[\#(Self.spaceJSON)],"version":1}"#)
+        try check(
+            SpaceList(spaces: [Self.space], detachedPools: ["t"]),
+            #"{"detached_pools":["t"],"spaces":[\#(Self.spaceJSON)],"version":1}"#)
         try check(
             DiskList(pool: "tank", disks: [Self.disk]),
             #"{"disks":[\#(Self.diskJSON)],"pool":"tank","version":1}"#)

@@ -12,11 +12,11 @@ import Testing
                 health:   degraded
                 reason:   r
                 action:   a
-                room:     4 B free of 9 B, 5 B allocated
-                full:     71 % notice, all of it in 2 hours at this rate
+                room:     4 B free of 9 B, 5 B allocated, 71 % full (notice); at this rate it
+                          is full in 2 hours
 
-                DISK   STATE   MEDIA  SIZE  ALLOCATED  ERRORS  DOMAIN        PATH
-                disk1  online  hdd     8 B        4 B       6  enclosure e1  /dev/sdb
+                DISK   STATE   MEDIA  SIZE  ALLOCATED  ERRORS  ENCLOSURE  PATH
+                disk1  online  hdd     8 B        4 B       6  e1         /dev/sdb
 
                 disk1: dr; da
 
@@ -66,7 +66,7 @@ import Testing
                 space:    tank/vm1
                 health:   healthy
                 lies on:  2 slab groups, mirror2, metadata on disk1, disk2
-                may fail: any one disk, without loss of data
+                may fail: any one disk
 
                 DISK   STATE   GROUPS  DOMAIN   IF IT IS PULLED NOW
                 disk1  online       2  rack r1  safe
@@ -77,6 +77,30 @@ import Testing
                 GROUPS  COUNT  DISKS
                 7-8         2  disk1+disk2
                 """)
+    }
+
+    @Test func disksOfSeveralKindsOfDomainsSayWhich() {
+        var racked = MessageSnapshotTests.disk
+        racked.rack = "r1"
+        var plain = MessageSnapshotTests.disk
+        plain.enclosure = ""
+        let text = Reports.disks([MessageSnapshotTests.disk, racked, plain])
+        #expect(text.contains("DOMAIN        PATH"))
+        #expect(text.contains("enclosure e1  /dev/sdb") && text.contains("rack r1       /dev/sdb"))
+        #expect(text.contains("-             /dev/sdb"))
+    }
+
+    @Test func whatIsTheSameOfSeveralDisksIsSaidOnce() {
+        var disks = (1...3).map { number in
+            var disk = MessageSnapshotTests.disk
+            disk.name = "disk\(number)"
+            disk.state = .offline
+            return disk
+        }
+        disks[1].reason = "other"
+        disks[1].action = ""
+        let text = Reports.disks(disks)
+        #expect(text.hasSuffix("\n\ndisk1, disk3: dr; da\ndisk2: other"), "\(text)")
     }
 
     // MARK: - extremes
@@ -170,7 +194,11 @@ import Testing
 
     @Test func emptyListsSayWhatToDo() {
         expectNarrow(Reports.pools(PoolList(pools: [])))
-        expectNarrow(Reports.spaces([]))
+        expectNarrow(Reports.spaces(SpaceList(spaces: [])))
+        let detached = SpaceList(
+            spaces: [], detachedPools: [MessageSnapshotTests.pool.name, Self.long])
+        expectNarrow(Reports.spaces(detached))
+        #expect(Reports.spaces(detached).hasPrefix("pool tank is detached"))
         var pool = MessageSnapshotTests.pool
         pool.spaces = []
         pool.name = Self.long

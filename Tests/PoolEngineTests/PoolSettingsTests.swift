@@ -22,6 +22,8 @@ import Testing
     @Test func settingsAreThereAfterARestart() throws {
         let (world, pool) = try make()
         #expect(pool.configuration.settings == PoolSettings())
+        let made = try #require(pool.space(named: "data"))
+        #expect(made.compacts && made.whenFull == .wait)
         try #require(
             world.run { _ throws(PoolError) in
                 try await pool.changeSettings { $0.chosenThresholds = Self.thresholds }
@@ -32,6 +34,7 @@ import Testing
                 try await pool.changeSpace("data", .init(name: "files", whenFull: .enospc))
             }
         ).get()
+        #expect(!made.compacts && made.whenFull == .enospc)
         world.powerCut(.dropAll)
         let opened = try #require(world.open()).get()
         let settings = opened.configuration.settings
@@ -43,6 +46,7 @@ import Testing
         let space = try #require(opened.space(named: "files"))
         #expect(opened.space(named: "data") == nil && space.lineage == Lineage(1))
         #expect(opened.status().spaces[0].whenFull == .enospc)
+        #expect(!space.compacts && space.whenFull == .enospc)
     }
 
     @Test func aChangeIsThereOrNotWhereverItIsCut() throws {
@@ -109,6 +113,45 @@ import Testing
         try #require(world.run { _ throws(PoolError) in try await pool.close() }).get()
         let closed = world.run { _ throws(PoolError) in try await pool.changeSettings { _ in } }
         #expect(closed?.error == .closed(pool: "tank"))
+    }
+
+    /// A write that waits for room, and a policy that changes meanwhile.
+    @Test func aWriteThatWaitsHearsOfTheNewPolicy() throws {
+        let world = PoolWorld([1024])
+        let pool = try #require(world.create(0..<1)).get()
+        _ = try #require(
+            world.run { _ throws(PoolError) in
+                try await pool.createSpace(
+                    .init(name: "data", sizeBytes: 8 << 30, resiliency: .simple))
+            }
+        ).get()
+        let space = try #require(pool.space(named: "data"))
+        // Every slab, a grain each.
+        while pool.disks[0].grantableSlabs > 0 {
+            _ = try #require(
+                world.run { _ throws(PoolError) in
+                    try await pool.grantGroup(
+                        lineage: Lineage(99), id: 0, layout: .simple, copies: 1, columns: 1,
+                        unitBytes: 256 << 10)
+                }
+            ).get()
+        }
+        let waiting = world.submit(.write, space, 0, 4096, data: 7)
+        // Anything that takes some turns; none of them lasts long.
+        for _ in 0..<20 where space.waitingWrites == 0 {
+            try #require(
+                world.run { _ throws(PoolError) in try await pool.changeSettings { _ in } }
+            ).get()
+        }
+        #expect(pool.status().spaces[0].waitingWrites == 1)
+        try #require(
+            world.run { _ throws(PoolError) in
+                try await pool.changeSpace("data", .init(whenFull: .enospc))
+            }
+        ).get()
+        #expect(world.reply(waiting.cookie)?.status == .noSpace)
+        #expect(world.nowNs < world.engine.limits.parkNs, "it waited until its time was over")
+        #expect(pool.status().spaces[0].waitingWrites == 0)
     }
 
     @Test func grantsGoByTagsAndMediaAsTheyAreNow() throws {

@@ -81,6 +81,8 @@ extension Pool.Explanation {
         public var touched = 0
         /// Of those, groups whose only copy of some part is there.
         public var lostGroups = 0
+        /// Some of the space's metadata is on it.
+        public var touchesMetadata = false
         /// The only copy of some metadata is there.
         public var losesMetadata = false
         public var losesData: Bool { lostGroups > 0 || losesMetadata }
@@ -152,6 +154,10 @@ extension Pool.Explanation {
     ) {
         for copies in metadata {
             let live = copies.filter(serving.contains)
+            for disk in copies { losses.disks[disk, default: Loss()].touchesMetadata = true }
+            for domain in copies.compactMap({ domains[$0] }) {
+                losses.domains[domain, default: Loss()].touchesMetadata = true
+            }
             if live.isEmpty { losses.losesMetadata = true }
             if live.count == 1 { losses.disks[live[0], default: Loss()].losesMetadata = true }
             let shared = Set(live.compactMap { domains[$0] })

@@ -108,13 +108,18 @@ extension Pool {
             handle: space?.handle, lostDisks: (lost + absent).sorted(), reason: reason)
     }
 
-    /// Of the disks that take writes: what there is, and what of it is granted.
-    public var fillBytes: (capacity: UInt64, allocated: UInt64) {
+    /// Of the disks that take writes: what is granted, and what still may be. A slab that is kept
+    /// for metadata is neither: a pool is full when nothing can be granted any more.
+    public var fillBytes: (allocated: UInt64, grantable: UInt64) {
         let slabBytes = UInt64(Units.slabBytes)
-        let capacity = servingDisks.reduce(0) { $0 + UInt64($1.layout.slabCount) }
+        let slabs = servingDisks.reduce(0) { $0 + UInt64($1.layout.slabCount) }
         let free = servingDisks.reduce(0) { $0 + UInt64($1.freeSlabs) }
-        return (capacity * slabBytes, (capacity - free) * slabBytes)
+        let grantable = servingDisks.reduce(0) { $0 + UInt64($1.grantableSlabs) }
+        return ((slabs - free) * slabBytes, grantable * slabBytes)
     }
+
+    /// Of all its spaces.
+    public var waitingWrites: Int { spaces.reduce(0) { $0 + $1.waitingWrites } }
 
     func allocatedByLineage() -> [Lineage: UInt64] {
         var bytes: [Lineage: UInt64] = [:]
