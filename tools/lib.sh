@@ -51,7 +51,7 @@ CLIENT_PACKAGES=(libnbd-bin python3-libnbd qemu-utils fio nbd-client e2fsprogs)
 POWER_PACKAGES=(nbdkit nbdkit-plugin-dev libnbd-bin python3-libnbd fuse3 gcc libc6-dev)
 # Kernels that use an export as their disk.
 # shellcheck disable=SC2034
-KERNEL_PACKAGES=(user-mode-linux kmod iproute2 xfsprogs)
+KERNEL_PACKAGES=(user-mode-linux kmod iproute2 xfsprogs qemu-system-x86 busybox-static)
 
 check_platform() {
     local id='' version=''

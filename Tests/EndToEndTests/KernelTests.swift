@@ -15,4 +15,29 @@ extension EndToEnd {
             #expect(finished.status == 0, "\(finished.everything)")
         }
     }
+
+    /// A virtual machine: its disks are exports, the one it boots from among them.
+    @Suite struct VirtualMachine {
+        static let kernel =
+            ProcessInfo.processInfo.environment["POOLD_GUEST_KERNEL"]
+            ?? Tool.tools + "/../.build/guest-kernel"
+
+        @Test(needsVirtualMachine()) func bootsWorksAndOutlivesTheDaemon() throws {
+            let scratch = try Scratch(name: "guest")
+            let finished = try run(
+                Tool.clients + "/qemu_guest", [Tool.builtPrograms, scratch.folder, Self.kernel],
+                timeout: 300, grace: 30)
+            #expect(finished.status == 0, "\(finished.everything)")
+        }
+    }
+}
+
+/// Skips a test, by name, where no guest can be started.
+func needsVirtualMachine() -> ConditionTrait {
+    let programs = ["qemu-system-x86_64", "busybox", "mke2fs", "e2fsck", "nbdcopy"]
+    let kernel = EndToEnd.VirtualMachine.kernel + "/vmlinuz"
+    let missing =
+        programs.filter { !Tool.isInstalled($0) }
+        + (FileManager.default.fileExists(atPath: kernel) ? [] : ["a guest's kernel"])
+    return .enabled(if: missing.isEmpty, "missing: \(missing)")
 }
