@@ -139,6 +139,9 @@ final class ServerHarness {
         var options = Ring.Options()
         options.entries = 256
         options.spinNs = 0
+        // As the end-to-end tests do: the same tests say the same of the other engine.
+        let engine = unsafe getenv("POOLD_ENGINE").map { unsafe String(cString: $0) }
+        if let engine = engine.flatMap(DiskEngine.init) { options.engine = engine }
         let arena = arena
         ring = try Ring(arena: arena, options: options)
         let exports = ExportTable()
