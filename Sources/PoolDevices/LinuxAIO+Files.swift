@@ -18,9 +18,10 @@ extension LinuxAIO {
         var watchedEvents: UInt32 = 0
         var readers = Line()
         var writers = Line()
+        var polls = Line()
     }
 
-    /// Operations of one direction on one file, first come first served.
+    /// Operations of one kind on one file, first come first served.
     struct Line {
         var first: Int32 = -1
         var last: Int32 = -1

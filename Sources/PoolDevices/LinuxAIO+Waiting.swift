@@ -19,8 +19,9 @@ extension LinuxAIO {
         var isInUse = true
     }
 
-    enum Direction {
-        case input, output
+    /// The lines of a file. Polls wait apart: they keep nobody from anything.
+    enum Side {
+        case input, output, polls
     }
 
     private enum Attempt {
@@ -41,15 +42,15 @@ extension LinuxAIO {
             waiting.append(operation)
             index = Int32(waiting.count - 1)
         }
-        let direction = Self.direction(of: item.entry)
-        append(index, to: item.file, direction)
-        attempt(item.file, direction)
+        let side = Self.side(of: item.entry)
+        append(index, to: item.file, side)
+        attempt(item.file, side)
     }
 
-    private static func direction(of entry: io_uring_sqe) -> Direction {
+    private static func side(of entry: io_uring_sqe) -> Side {
         switch opcode(entry) {
         case .send, .sendMessage: .output
-        case .pollAdd: entry.pollEvents & Int16(POLLOUT) != 0 ? .output : .input
+        case .pollAdd: .polls
         case .accept, .receive, .receiveMessage, .read: .input
         case .nop, .timeout, .cancel, .fallocate, .close, .shutdown, .command, .fsync, .write,
             .readFixed, .writeFixed:
@@ -59,30 +60,32 @@ extension LinuxAIO {
 
     // MARK: - lines
 
-    private func line(_ file: Int32, _ direction: Direction) -> Line {
-        switch direction {
+    private func line(_ file: Int32, _ side: Side) -> Line {
+        switch side {
         case .input: files[Int(file)].readers
         case .output: files[Int(file)].writers
+        case .polls: files[Int(file)].polls
         }
     }
 
-    private func setLine(_ file: Int32, _ direction: Direction, _ line: Line) {
-        switch direction {
+    private func setLine(_ file: Int32, _ side: Side, _ line: Line) {
+        switch side {
         case .input: files[Int(file)].readers = line
         case .output: files[Int(file)].writers = line
+        case .polls: files[Int(file)].polls = line
         }
     }
 
-    private func append(_ index: Int32, to file: Int32, _ direction: Direction) {
-        var line = line(file, direction)
+    private func append(_ index: Int32, to file: Int32, _ side: Side) {
+        var line = line(file, side)
         if line.last >= 0 { waiting[Int(line.last)].next = index } else { line.first = index }
         line.last = index
-        setLine(file, direction, line)
+        setLine(file, side, line)
     }
 
-    private func finish(_ index: Int32, _ direction: Direction, _ result: Int32) {
+    private func finish(_ index: Int32, _ side: Side, _ result: Int32) {
         let operation = waiting[Int(index)]
-        var line = line(operation.file, direction)
+        var line = line(operation.file, side)
         if line.first == index {
             line.first = operation.next
             if line.first < 0 { line.last = -1 }
@@ -92,7 +95,7 @@ extension LinuxAIO {
             waiting[Int(before)].next = operation.next
             if line.last == index { line.last = before }
         }
-        setLine(operation.file, direction, line)
+        setLine(operation.file, side, line)
         waiting[Int(index)].isInUse = false
         freeWaiting.append(index)
         complete(operation.entry.user_data, result)
@@ -111,14 +114,16 @@ extension LinuxAIO {
         if isFailure || events & Self.outputEvent != 0 {
             files[Int(file)].writers.isBlocked = false
             attempt(file, .output)
-            if files[Int(file)].writers.first < 0 { stopWatchingOutput(file) }
+        }
+        attempt(file, .polls)
+        if files[Int(file)].writers.first < 0 && files[Int(file)].polls.first < 0 {
+            stopWatchingOutput(file)
         }
     }
 
-    /// Carries out a line's operations until one has to wait. A poll waits without keeping those
-    /// behind it from anything.
-    private func attempt(_ file: Int32, _ direction: Direction) {
-        let line = line(file, direction)
+    /// Carries out a line's operations until one has to wait; of polls, all.
+    private func attempt(_ file: Int32, _ side: Side) {
+        let line = line(file, side)
         guard !line.isBlocked else { return }
         var index = line.first
         while index >= 0 {
@@ -126,13 +131,13 @@ extension LinuxAIO {
             let next = waiting[Int(index)].next
             switch attempt(index) {
             case .done(let result):
-                finish(index, direction, result)
+                finish(index, side, result)
             case .blocked:
-                let result = watch(file, forOutput: direction == .output)
-                if result < 0 {
-                    finish(index, direction, result)
-                } else if LinuxAIO.opcode(waiting[Int(index)].entry) != .pollAdd {
-                    return setBlocked(file, direction)
+                let watched = watch(file, forOutput: waitsForOutput(index, side))
+                if watched < 0 {
+                    finish(index, side, watched)
+                } else if block(file, side) {
+                    return
                 }
             case .unfinished:
                 unfinished.append(file)
@@ -142,11 +147,22 @@ extension LinuxAIO {
         }
     }
 
-    private func setBlocked(_ file: Int32, _ direction: Direction) {
-        switch direction {
+    private func waitsForOutput(_ index: Int32, _ side: Side) -> Bool {
+        switch side {
+        case .input: false
+        case .output: true
+        case .polls: waiting[Int(index)].entry.pollEvents & Int16(POLLOUT) != 0
+        }
+    }
+
+    /// The first of a line has to wait. Returns whether those behind it have to as well.
+    private func block(_ file: Int32, _ side: Side) -> Bool {
+        switch side {
         case .input: files[Int(file)].readers.isBlocked = true
         case .output: files[Int(file)].writers.isBlocked = true
+        case .polls: return false
         }
+        return true
     }
 
     /// The turn of those whose attempts were cut short.
@@ -258,7 +274,7 @@ extension LinuxAIO {
         where waiting[index].isInUse && waiting[index].entry.user_data == target {
             let doneBytes = waiting[index].doneBytes
             finish(
-                Int32(index), Self.direction(of: waiting[index].entry),
+                Int32(index), Self.side(of: waiting[index].entry),
                 doneBytes > 0 ? Int32(clamping: doneBytes) : -ECANCELED)
             count += 1
         }

@@ -23,7 +23,9 @@ import Glibc
 /// 3. epoll tells of changes (EPOLLET). So an operation waits only after an attempt that said
 ///    EAGAIN, and a file's state is forgotten at every event.
 ///
-/// Without O_DIRECT, and on tmpfs, io_submit does the work itself and blocks meanwhile.
+/// io_uring is the better engine, not only for its speed: io_submit can block its shard. It does
+/// the work itself on tmpfs and without O_DIRECT, and otherwise may wait for a file's new blocks or
+/// for room in a device's queue.
 ///
 /// Safe from outside: the memory of entries is their caller's, the rest is arrays and these files'.
 @safe final class LinuxAIO {

@@ -46,6 +46,8 @@ import PoolEngine
     /// What it runs on: what was asked for, or what that fell back to.
     public let engine: DiskEngine
     let backend: Backend
+    /// The one in `backend`, where it is one: its calls through here count no references.
+    private let ioUring: Unmanaged<IOUring>?
     /// Whether the arena is the kernel's fixed buffer 0.
     public let hasRegisteredBuffers: Bool
     /// Timeouts are read when submitted: storage for more than can be queued.
@@ -65,7 +67,10 @@ import PoolEngine
         switch backend {
         case .ioUring(let ring):
             (engine, hasRegisteredBuffers) = (.ioUring, ring.hasRegisteredArena)
-        case .libaio: (engine, hasRegisteredBuffers) = (.libaio, false)
+            unsafe ioUring = .passUnretained(ring)
+        case .libaio:
+            (engine, hasRegisteredBuffers) = (.libaio, false)
+            unsafe ioUring = nil
         }
         timeoutCapacity = Int(options.entries) * 2
         unsafe timeouts = .allocate(capacity: timeoutCapacity)
@@ -113,6 +118,9 @@ import PoolEngine
 
     @inline(__always)
     func push(_ entry: io_uring_sqe) {
+        if let ioUring = unsafe ioUring {
+            return unsafe ioUring._withUnsafeGuaranteedRef { $0.push(entry) }
+        }
         switch backend {
         case .ioUring(let ring): ring.push(entry)
         case .libaio(let queue): queue.push(entry)

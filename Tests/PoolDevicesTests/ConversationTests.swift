@@ -189,6 +189,32 @@ import Testing
         #expect(refusal == -EBADF)
     }
 
+    @Test(arguments: DiskEngine.allCases)
+    func pollsTellWhatIsReady(engine: DiskEngine) throws {
+        let pair = Pair()
+        let ring = try Ring(engine)
+        let file = ring.register(pair.near)
+        // Full: neither readable nor writable. A receive that waits as well disturbs no poll.
+        unsafe ring.send(file, pair.memory, count: 1 << 20, waitAll: false, userData: 1)
+        let sent = try #require(ring.collect(1)[1])
+        #expect(sent > 0)
+        unsafe ring.receive(file, into: pair.memory, count: 8, userData: 2)
+        ring.poll(file, events: Int16(POLLOUT), userData: 3)
+        ring.poll(file, events: Int16(POLLIN | POLLOUT), userData: 4)
+        ring.poll(file, events: Int16(POLLIN), userData: 5)
+        #expect(ring.settle().isEmpty)
+        #expect(pair.give([1][...]) == 1)
+        let readable = ring.collect(1).merging(ring.settle()) { first, _ in first }
+        #expect(readable[2] == 1)
+        // A poll may find the byte taken already by the receive; then it waits for the next one.
+        #expect(pair.give([2][...]) == 1)
+        let more = readable.merging(ring.collect(3 - readable.count)) { first, _ in first }
+        #expect(more[4] == Int32(POLLIN) && more[5] == Int32(POLLIN) && more[3] == nil)
+        while case let count = pair.take(1 << 20).count, count > 0 {}
+        let writable = ring.collect(1)
+        #expect(writable.keys.first == 3 && (writable[3] ?? 0) & Int32(POLLOUT) != 0)
+    }
+
     // MARK: - ends
 
     @Test(arguments: DiskEngine.allCases)

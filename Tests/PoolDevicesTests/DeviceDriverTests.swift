@@ -26,7 +26,8 @@ import Testing
     /// A disk's file system and, where there is one, memory; on each engine, with each refusal.
     static let everyWay = TemporaryDirectory.parents.flatMap { parent in
         DiskEngine.allCases.flatMap { engine in
-            (0..<8).map { (parent, engine, $0) }
+            // libaio has no registered buffers that could be refused.
+            (0..<8).filter { engine == .ioUring || $0 & 2 == 0 }.map { (parent, engine, $0) }
         }
     }
 

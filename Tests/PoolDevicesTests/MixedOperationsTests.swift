@@ -255,6 +255,29 @@ import Testing
         #expect(results[30] == -EBADF && results[31] == 0)
     }
 
+    /// Some file systems refuse O_DIRECT. What is slow then is said; it works.
+    @Test(arguments: DiskEngine.allCases)
+    func theCachedWayWorksAndIsNamed(engine: DiskEngine) throws {
+        let directory = TemporaryDirectory(in: "/tmp")
+        let path = "\(directory.path)/disk"
+        try Disk.createSparseFile(path: path, bytes: 1 << 20)
+        let file = try OpenFile.open(path, flags: O_RDWR).get()
+        let disk = Disk(
+            path: path, kind: .regularFile, file: file, status: try file.status().get(),
+            sizeBytes: 1 << 20, sectorBytes: 512, isDirect: false)
+        let bench = try Bench(engine)
+        _ = bench.driver.attach(disk, as: DeviceIndex(0))
+        let line = "\(path): without O_DIRECT libaio's reads and writes block their shard"
+        #expect(bench.logged.all == (engine == .libaio ? [line] : []))
+        bench.fill(0, 4096, 9)
+        #expect(bench.run(operation(.write, at: 8192, 4096)) == .ok)
+        #expect(bench.run(operation(.flush)) == .ok)
+        #expect(bench.run(operation(.discard, at: 0, 4096)) == .ok)
+        bench.fill(0, 4096, 1)
+        #expect(bench.run(operation(.read, at: 8192, 4096)) == .ok)
+        #expect(bench.holds(0, 4096, 9))
+    }
+
     /// The kernel refuses to flush an eventfd as an old one refuses to flush anything: it is asked
     /// another way, whose answer counts.
     @Test func aFlushThatIsRefusedGoesToAHelper() throws {
