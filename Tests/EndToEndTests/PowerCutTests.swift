@@ -8,7 +8,14 @@ extension EndToEnd {
 
         @Test(needsVolatileDisks(), arguments: ["simple", "mirror2"])
         func flushedDataSurvivesThem(resiliency: String) throws {
-            let finished = try cutPower(["--resiliency", resiliency, "--rounds", "10"])
+            let finished = try cutPower(["--resiliency", resiliency, "--rounds", "6"])
+            #expect(finished.status == 0, "\(finished.everything)")
+        }
+
+        /// The daemon's folder, its witness in it, is on such a disk as well.
+        @Test(needsVolatileDisks(), needsLoopMounts())
+        func soDoesItWithTheDaemonsOwnState() throws {
+            let finished = try cutPower(["--resiliency", "mirror2", "--rounds", "6", "--state"])
             #expect(finished.status == 0, "\(finished.everything)")
         }
 

@@ -22,76 +22,11 @@ import sys
 import time
 
 from crash_loop import Daemon, Violation
-from mounts import unmount
+from mounts import Mount, MountError, must, wait_until
 
 EXPORT = "host/files"
 # What is removed and trimmed.
 LARGE = 48 << 20
-
-
-def must(*command, timeout=120):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    if done.returncode != 0:
-        raise Violation(f"{' '.join(command)}: status {done.returncode} {done.stderr.strip()}")
-    return done.stdout
-
-
-class Mount:
-    """The chain from the export's socket to a mounted folder. `down` takes apart what there is."""
-
-    def __init__(self, daemon, scratch):
-        self.daemon = daemon
-        self.fuse = os.path.join(scratch, "fuse")
-        self.folder = os.path.join(scratch, "mounted")
-        self.log = open(os.path.join(scratch, "mount.log"), "ab")
-        self.nbdfuse = None
-        self.loop = None
-        os.mkdir(self.fuse)
-        os.mkdir(self.folder)
-
-    def attach(self):
-        """Up to the loop device."""
-        uri = f"nbd+unix:///{EXPORT}?socket={self.daemon.socket}"
-        disk = os.path.join(self.fuse, "disk")
-        self.nbdfuse = subprocess.Popen(
-            ["nbdfuse", disk, uri], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
-        )
-        self.wait_until(lambda: os.path.exists(disk), "nbdfuse did not come up")
-        self.loop = must("losetup", "--find", "--show", disk).strip()
-
-    def up(self):
-        self.attach()
-        must("mount", "-t", "ext4", "-o", "noatime", self.loop, self.folder)
-
-    def wait_until(self, condition, what):
-        deadline = time.monotonic() + 30
-        while not condition():
-            if time.monotonic() > deadline:
-                raise Violation(what)
-            time.sleep(0.02)
-
-    def down(self, clean=True):
-        """`clean`: nothing may fail. Otherwise the export is gone, and what is left is pulled off."""
-        if clean:
-            must("umount", self.folder)
-        else:
-            unmount(self.folder)
-        if self.loop is not None:
-            must("losetup", "--detach", self.loop)
-            self.wait_until(lambda: not is_attached(self.loop), f"{self.loop} stays attached")
-            self.loop = None
-        unmount(self.fuse, with_fuse=True)
-        if self.nbdfuse is not None:
-            try:
-                self.nbdfuse.wait(20)
-            except subprocess.TimeoutExpired:
-                self.nbdfuse.kill()
-                self.nbdfuse.wait()
-            self.nbdfuse = None
-
-
-def is_attached(loop):
-    return must("losetup", "--noheadings", "--output", "NAME", "--list").find(loop + "\n") >= 0
 
 
 def prepare(daemon, scratch):
@@ -115,9 +50,7 @@ def mapped_bytes(daemon):
 
 
 def life(daemon, mount, options, dice):
-    mount.attach()
-    must("mkfs.ext4", "-q", mount.loop)
-    must("mount", "-o", "noatime", mount.loop, mount.folder)
+    mount.make()
     sums = {}
     for number in range(120):
         content = dice.randbytes(dice.choice((0, 100, 4096, 70_000, 1_000_003)))
@@ -143,7 +76,7 @@ def life(daemon, mount, options, dice):
     compare(sums)
     must("umount", mount.folder)
     must("e2fsck", "-fn", mount.loop)
-    must("mount", mount.loop, mount.folder)
+    mount.mount()
     mount.down()
     print(f"ok: {len(sums)} files compared, mapped {before >> 20} MiB, trimmed {after >> 20} MiB")
 
@@ -201,9 +134,7 @@ def check_database(database, committed):
 def sqlite(daemon, mount, options, dice):
     database = os.path.join(mount.folder, "database")
     record = os.path.join(options.scratch, "committed")
-    mount.attach()
-    must("mkfs.ext4", "-q", mount.loop)
-    must("mount", "-o", "noatime", mount.loop, mount.folder)
+    mount.make()
     rows = transactions = 0
     for round_number in range(options.rounds):
         open(record, "wb").close()
@@ -215,7 +146,7 @@ def sqlite(daemon, mount, options, dice):
             stdin=subprocess.DEVNULL, stdout=mount.log, stderr=mount.log,
         )
         try:
-            mount.wait_until(lambda: os.path.getsize(record) > 0, "no transaction in 30 s")
+            wait_until(lambda: os.path.getsize(record) > 0, "no transaction in 30 s")
             time.sleep(dice.uniform(0.1, 1.5))
             daemon.kill()
             # It ends by itself, at the first error; the mount is of no more use to it.
@@ -254,12 +185,14 @@ def main():
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"{options.what}: seed {seed}", flush=True)
     daemon = Daemon(options.bin, options.scratch)
-    mount = Mount(daemon, options.scratch)
+    uri = f"nbd+unix:///{EXPORT}?socket={daemon.socket}"
+    log = open(os.path.join(options.scratch, "mount.log"), "ab")
+    mount = Mount(uri, options.scratch, os.path.join(options.scratch, "mounted"), log)
     try:
         prepare(daemon, options.scratch)
         {"life": life, "sqlite": sqlite}[options.what](daemon, mount, options, random.Random(seed))
         daemon.stop()
-    except (Violation, OSError, sqlite3.Error, subprocess.SubprocessError) as problem:
+    except (Violation, MountError, OSError, sqlite3.Error, subprocess.SubprocessError) as problem:
         print(f"FAILED, seed {seed}: {problem}", flush=True)
         return 1
     finally:

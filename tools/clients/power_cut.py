@@ -2,14 +2,16 @@
 """Cuts the power of a pool's disks under load, again and again, and checks what a FLUSH promised.
 
     power_cut.py --bin DIR --scratch DIR --plugin volatile_disk.so [--rounds N | --minutes M]
-                 [--resiliency simple|mirror2] [--seed N] [--lie N]
+                 [--resiliency simple|mirror2] [--state] [--seed N] [--lie N]
 
 The disks are tools/powercut/volatile_disk.c in nbdkit, each mounted as a file by nbdfuse: what was
 not flushed is in their memory, and a cut takes it away on all disks in one instant, but for a
 random part. Each round writes stamped sectors over several connections (a flush on one covers the
-others), cuts the power in the middle, sometimes again while poold recovers, and reads everything
-back. A sector may hold the version that was last made durable, or any version written after it;
-nothing else, and the same one at every read.
+others) and makes and destroys spaces, cuts the power in the middle, sometimes again while poold
+recovers, and looks at everything. A sector may hold the version that was last made durable, or any
+version written after it; nothing else, and the same one at every read. A command that poolctl said
+was done is done. With --state the daemon's own folder, its witness in it, is on an ext4 on one more
+disk of that kind (needs root).
 
 With --lie N a FLUSH forgets one sector in N. Then the run has to fail: it exits 1.
 The seed decides the work and the disks' luck; where a cut lands in it is up to the machine.
@@ -17,38 +19,45 @@ The seed decides the work and the disks' luck; where a cut lands in it is up to 
 
 import argparse
 import fcntl
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import nbd
 
 from crash_loop import Client, Daemon, Violation
-from mounts import unmount
+from mounts import Mount, MountError, unmount
 
 DISKS = 3
 SPACES = 2
+EXTRA_SPACES = 4
 
 
 class Bench:
     """The disks and their switch: one nbdkit, and an nbdfuse for each disk."""
 
-    def __init__(self, scratch, plugin, seed, lie):
+    def __init__(self, scratch, plugin, seed, lie, with_state):
         self.scratch = scratch
+        self.with_state = with_state
         self.socket = os.path.join(scratch, "disks.sock")
         self.plugin = [os.path.abspath(plugin), f"seed={seed}", f"lie={lie}"]
         self.processes = []
         self.mounts = []
         self.disks = []
+        self.state = None
         self.switch = None
         self.log = open(os.path.join(scratch, "disks.log"), "ab")
 
     def start(self):
         names = [f"disk{number}" for number in range(DISKS)]
         media = [os.path.join(self.scratch, name) for name in names]
+        if self.with_state:
+            media.append(os.path.join(self.scratch, "state"))
         for medium in media:
             with open(medium, "xb") as file:
                 file.truncate(2 << 30)
@@ -67,6 +76,11 @@ class Bench:
         self.switch = nbd.NBD()
         self.switch.set_export_name("switch")
         self.switch.connect_unix(self.socket)
+        if self.with_state:
+            uri = f"nbd+unix:///state?socket={self.socket}"
+            folder = os.path.join(self.scratch, "poold")
+            self.state = Mount(uri, self.scratch, folder, self.log)
+            self.state.make()
 
     def run(self, command, record):
         process = subprocess.Popen(
@@ -80,7 +94,7 @@ class Bench:
         deadline = time.monotonic() + 30
         while not os.path.exists(path):
             if time.monotonic() > deadline or self.processes[-1].poll() is not None:
-                raise Violation(f"{path} did not appear, see {self.log.name}")
+                raise MountError(f"{path} did not appear, see {self.log.name}")
             time.sleep(0.02)
 
     def turn(self, word):
@@ -114,6 +128,8 @@ class Bench:
                     self.turn(word)
             except nbd.Error:
                 pass
+        if self.state is not None:
+            self.state.down(clean=False)
         # nbdkit waits for its connections to end.
         self.switch = None
         for mount in self.mounts:
@@ -125,6 +141,55 @@ class Bench:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+class Administrator:
+    """Makes and destroys spaces, one command after the other, and knows which there have to be."""
+
+    def __init__(self, daemon, resiliency, dice):
+        self.daemon = daemon
+        self.resiliency = resiliency
+        self.dice = dice
+        self.exists = {f"cut/extra{number}": False for number in range(EXTRA_SPACES)}
+        # The space of a command that has not answered: it may be there or not.
+        self.undecided = None
+        self.commands = 0
+        self.thread = None
+        self.leaving = threading.Event()
+
+    def start(self):
+        self.leaving.clear()
+        self.thread = threading.Thread(target=self.work)
+        self.thread.start()
+
+    def work(self):
+        """Until a command fails, as it will when the power does, or `finish` is called."""
+        while not self.leaving.wait(self.dice.uniform(0, 0.05)):
+            name = self.dice.choice(list(self.exists))
+            verb = ["destroy", name, "--yes"]
+            if not self.exists[name]:
+                verb = ["create", name, "--size", "64M", "--resiliency", self.resiliency]
+            self.undecided = name
+            if self.daemon.control("space", *verb).returncode != 0:
+                return
+            self.exists[name] = not self.exists[name]
+            self.undecided = None
+            self.commands += 1
+
+    def finish(self):
+        self.leaving.set()
+        if self.thread is not None:
+            self.thread.join()
+        self.thread = None
+
+    def verify(self):
+        listed = json.loads(self.daemon.control("space", "ls", "--json").stdout)
+        found = {space["name"] for space in listed["spaces"]}
+        for name, wanted in self.exists.items():
+            if name != self.undecided and (name in found) != wanted:
+                raise Violation(f"{name} should {'' if wanted else 'not '}be there: {found}")
+            self.exists[name] = name in found
+        self.undecided = None
 
 
 class Loop:
@@ -139,6 +204,9 @@ class Loop:
             for number in range(SPACES)
         ]
         self.resiliency = options.resiliency
+        self.administrator = Administrator(
+            self.daemon, options.resiliency, random.Random(dice.random())
+        )
         self.cuts = self.kept = self.lost = 0
 
     def prepare(self):
@@ -162,14 +230,20 @@ class Loop:
         self.daemon.process.send_signal(signal.SIGKILL)
         self.bench.turn("drain")
         self.daemon.process.wait()
+        self.administrator.finish()
         self.bench.wait_until_unused()
+        if self.bench.state is not None:
+            self.bench.state.down(clean=False)
         self.bench.turn("on")
+        if self.bench.state is not None:
+            self.bench.state.up()
         kept, lost = self.bench.report()
         self.cuts += 1
         self.kept += kept
         self.lost += lost
 
     def round(self):
+        self.administrator.start()
         busy_until = time.monotonic() + self.dice.uniform(0.05, 1.5)
         while time.monotonic() < busy_until:
             for client in self.clients:
@@ -183,6 +257,7 @@ class Loop:
             self.lose_power()
         self.daemon.start()
         self.daemon.wait_until_ready()
+        self.administrator.verify()
         for client in self.clients:
             try:
                 client.verify()
@@ -200,6 +275,7 @@ def main():
     parser.add_argument("--resiliency", default="mirror2", choices=["simple", "mirror2"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--minutes", type=float, help="instead of --rounds")
+    parser.add_argument("--state", action="store_true", help="poold's folder is cut as well")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--lie", type=int, default=0, help="FLUSH forgets one sector in N")
     options = parser.parse_args()
@@ -207,7 +283,8 @@ def main():
     print(f"power cuts: {options.resiliency}, seed {seed}", flush=True)
     dice = random.Random(seed)
     deadline = None if options.minutes is None else time.monotonic() + options.minutes * 60
-    bench = Bench(options.scratch, options.plugin, dice.randrange(1 << 32), options.lie)
+    luck = dice.randrange(1 << 32)
+    bench = Bench(options.scratch, options.plugin, luck, options.lie, options.state)
     loop = Loop(options, dice, bench)
     rounds = 0
     try:
@@ -217,6 +294,9 @@ def main():
             loop.round()
             rounds += 1
         loop.daemon.stop()
+    except MountError as problem:
+        print(f"could not go on, seed {seed}: {problem}", flush=True)
+        return 2
     except (Violation, nbd.Error, OSError, subprocess.SubprocessError) as problem:
         print(f"FAILED in round {rounds + 1}, seed {seed}: {problem}", flush=True)
         print(f"the daemon's log: {loop.daemon.log.name}", flush=True)
@@ -224,6 +304,7 @@ def main():
     finally:
         if loop.daemon.process is not None and loop.daemon.process.poll() is None:
             loop.daemon.process.kill()
+        loop.administrator.finish()
         bench.stop()
         if loop.daemon.process is not None:
             loop.daemon.process.wait()
@@ -231,7 +312,8 @@ def main():
     flushes = sum(client.flushes for client in loop.clients)
     print(
         f"ok: {rounds} rounds, {loop.cuts} cuts that lost {loop.lost} sectors and kept {loop.kept},"
-        f" {operations} writes and {flushes} flushes checked, seed {seed}"
+        f" {operations} writes, {flushes} flushes and {loop.administrator.commands} commands"
+        f" checked, seed {seed}"
     )
     return 0
 
