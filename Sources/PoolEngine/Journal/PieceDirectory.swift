@@ -52,6 +52,19 @@ struct PieceDirectory {
         slots[Int(slot)] = (kind, entry.index)
     }
 
+    /// Forgets a piece and which of its slots are the newer ones: the next piece of that index
+    /// begins with the first.
+    mutating func remove(_ kind: PieceKind, _ index: UInt32) {
+        let at = self.index(kind)
+        guard let piece = piece(kind, index) else { return }
+        kinds[at].pieces[Int(index)] = nil
+        slots[Int(piece.slot)] = nil
+        count -= 1
+        for page in 0..<UInt32(MetadataPage.pagesPerPiece) {
+            setNewerSlot(kind, index * UInt32(MetadataPage.pagesPerPiece) + page, 0)
+        }
+    }
+
     func piece(_ kind: PieceKind, _ index: UInt32) -> Piece? {
         let pieces = kinds[self.index(kind)].pieces
         return Int(index) < pieces.count ? pieces[Int(index)] : nil

@@ -315,6 +315,9 @@ struct ReplayOverlay {
         pages[page, default: []].append((sequence, change))
     }
 
+    /// Nothing of the page is needed any more.
+    mutating func forget(page: UInt32) { pages[page] = nil }
+
     /// The oldest batch with a change that is only here.
     var oldest: UInt64? { pages.values.compactMap { $0.first?.sequence }.min() }
     var pageNumbers: [UInt32] { pages.keys.sorted() }

@@ -151,11 +151,12 @@ extension Space {
         // Looking at every dirty region costs too much to do it for each of many small commits.
         let isDue =
             engine.nowNs >= nextCleaningNs || regions.marked.count > engine.limits.dirtyRegions
-        guard isDue || isClosing else { return }
+        let isWanted = isClosing || isShrinking
+        guard isDue || isWanted else { return }
         nextCleaningNs = engine.nowNs &+ engine.limits.cleanAfterNs / 16
         let regions = self.regions.cleanable(
             completedCommits: completedCommits, nowNs: engine.nowNs,
-            idleNs: isClosing ? 0 : engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)
+            idleNs: isWanted ? 0 : engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)
         for region in regions {
             self.regions.setMark(region, .cleaning)
             pending.cleans.append(region)

@@ -213,6 +213,7 @@ extension Space {
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
         background { await $0.maintain() }
         background { await $0.compactLoop() }
+        if isFixed { background { await $0.completeFixed() } }
         if !regions.marked.isEmpty { background { await $0.resync() } }
     }
 

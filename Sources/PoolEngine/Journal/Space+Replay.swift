@@ -85,11 +85,19 @@ extension Space {
             }
         }
         for (sequence, record) in records {
-            guard case .pieceGranted(let slot, let entry) = record else { continue }
-            guard isUsable(entry, slot: slot) else {
+            let slot: UInt32
+            switch record {
+            case .pieceGranted(let granted, let entry):
+                slot = granted
+                found[slot] = entry
+            case .pieceReleased(let released):
+                slot = released
+                found[slot] = nil
+            default: continue
+            }
+            guard DirectoryPage.place(ofSlot: slot).page < directoryPages else {
                 throw .claimRefused(lineage: lineage, what: "piece \(slot) cannot be")
             }
-            found[slot] = entry
             pieces.markDirty(
                 .directory, UInt32(DirectoryPage.place(ofSlot: slot).page), since: sequence)
         }
@@ -104,6 +112,7 @@ extension Space {
     }
 
     /// What the directory's tables are sized by: sound bytes may still name a piece past the end.
+    /// Dirty pieces are granted before the space grows into what they describe.
     private func isUsable(_ entry: DirectoryEntry, slot: UInt32) -> Bool {
         let grainsPerPage: UInt64
         switch entry.kind {
@@ -114,11 +123,17 @@ extension Space {
         case .group: grainsPerPage = UInt64(GroupPage.recordsPerPage)
         case nil, .root, .journal, .directory, .missed, .pins, .heat: return false
         }
-        let pages = UInt64(map.grainCount) / grainsPerPage + 1
+        let grains =
+            entry.kind == .dirty
+            ? Units.maximumSpaceBytes / UInt64(Units.grainBytes) : UInt64(map.grainCount)
+        let pages = grains / grainsPerPage + 1
         let pieceLimit = pages / UInt64(MetadataPage.pagesPerPiece) + 1
-        let directoryPages = pieces.rootDirectory.count * MetadataPage.pagesPerPiece
         return UInt64(entry.index) < pieceLimit
-            && DirectoryPage.place(ofSlot: slot).page < UInt64(directoryPages)
+            && DirectoryPage.place(ofSlot: slot).page < directoryPages
+    }
+
+    private var directoryPages: UInt64 {
+        UInt64(pieces.rootDirectory.count * MetadataPage.pagesPerPiece)
     }
 
     func recoverGroups(_ records: Replayed) async throws(PoolError) {
@@ -268,6 +283,9 @@ extension Space {
         for (sequence, record) in records {
             switch record {
             case .map(let grain, _):
+                guard grain < UInt64(map.grainCount),
+                    pieces.has(.checksum, page: ChecksumPage.index(ofGrain: grain))
+                else { continue }
                 overlay.add(
                     .reset(grain: grain), page: ChecksumPage.index(ofGrain: grain),
                     sequence: sequence)
@@ -276,6 +294,10 @@ extension Space {
                     let block = firstBlock + UInt64(position)
                     let grain = block / UInt64(Units.blocksPerGrain)
                     guard grain < UInt64(map.grainCount) else { continue }
+                    // Without its piece none of the page's grains is mapped any more.
+                    guard pieces.has(.checksum, page: ChecksumPage.index(ofGrain: grain)) else {
+                        continue
+                    }
                     overlay.add(
                         .value(block: block, change.new), page: ChecksumPage.index(ofGrain: grain),
                         sequence: sequence)

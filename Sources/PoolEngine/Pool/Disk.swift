@@ -220,18 +220,25 @@ final class Disk: @unchecked Sendable {
 
     /// Below this many free pieces one free slab is kept for metadata.
     static let pieceReserve = 32
+    /// Pieces that fixed spaces have not taken yet, and will find when they need them.
+    var reservedPieces = 0
 
     /// Slabs that a group may take. A full pool still has room for what describes it, so that
     /// mapped addresses keep working and space can be given back.
     var grantableSlabs: Int {
         guard serves && isMember else { return 0 }
-        return max(0, freeSlabs - (freePieces < Self.pieceReserve ? 1 : 0))
+        let perSlab = Units.piecesPerSlab - 1
+        let lacking = max(0, Self.pieceReserve + reservedPieces - freePieces)
+        return max(0, freeSlabs - (lacking + perSlab - 1) / perSlab)
     }
 
     /// Pieces of metadata it could still take.
     var pieceRoom: Int {
         serves && isMember ? freePieces + freeSlabs * (Units.piecesPerSlab - 1) : 0
     }
+
+    /// Those that are nobody's claim.
+    var unreservedPieceRoom: Int { max(0, pieceRoom - reservedPieces) }
 
     /// Whether anything of a space lies here.
     func holds(_ lineage: Lineage) -> Bool {

@@ -77,6 +77,7 @@ extension Pool {
         }
         _ = try await pool.writeLabels(damagedLabels, during: "while its label was repaired")
         try await pool.freeForgottenLineages()
+        pool.updateReserves()
         try await pool.openSpaces()
         return pool
     }

@@ -55,7 +55,10 @@ extension Pool {
                     DirectoryEntry(
                         kind: kind, index: index, generation: generation, copies: copies))
             }
-            if try await commitTables(during: "while metadata was granted") { return entries }
+            if try await commitTables(during: "while metadata was granted") {
+                updateReserves()
+                return entries
+            }
         } catch {
             takeBack(taken)
             throw error
@@ -81,9 +84,11 @@ extension Pool {
         _ entry: PieceEntry, preferring wanted: DiskNumber, avoiding used: [PieceAddress]
     ) async throws(PoolError) -> PieceAddress? {
         let isUsed = { (number: DiskNumber) in used.contains { $0.disk == number } }
+        let isReserved = isFixed(entry.lineage)
+        let room = { (disk: Disk) in isReserved ? disk.pieceRoom : disk.unreservedPieceRoom }
         var chosen = disk(wanted)
-        if chosen == nil || chosen?.pieceRoom == 0 || isUsed(wanted) {
-            let others = disks.filter { $0.pieceRoom > 0 && !isUsed($0.number) }
+        if chosen.map(room) ?? 0 == 0 || isUsed(wanted) {
+            let others = disks.filter { room($0) > 0 && !isUsed($0.number) }
             // Where no new metadata slab is needed, if there is such a disk.
             let ready = others.filter { $0.freePieces > 0 }
             chosen = (ready.isEmpty ? others : ready)
@@ -121,5 +126,52 @@ extension Pool {
             _ = try await commitTables(during: "while metadata was released")
         }
         await recordFailures()
+    }
+
+    // MARK: - what fixed spaces will need
+
+    private func isFixed(_ lineage: Lineage) -> Bool {
+        configuration.spaces.contains { $0.lineage == lineage && $0.flags.contains(.fixed) }
+    }
+
+    /// Map and checksum pieces of a whole space of this size, for each copy.
+    static func fullPieces(sizeBytes: UInt64) -> Int {
+        let grains = Int(sizeBytes / UInt64(Units.grainBytes))
+        return [MapPage.entriesPerPage, ChecksumPage.grainsPerPage].reduce(0) { sum, perPage in
+            let pages = (grains + perPage - 1) / perPage
+            return sum + (pages + MetadataPage.pagesPerPiece - 1) / MetadataPage.pagesPerPiece
+        }
+    }
+
+    /// Counts anew what the fixed spaces may still take of each disk.
+    func updateReserves() {
+        let fixed = configuration.spaces.filter { $0.flags.contains(.fixed) }
+        for disk in disks {
+            disk.reservedPieces = 0
+            guard !fixed.isEmpty else { continue }
+            let taken = disk.valuePieces
+            for space in fixed where space.root.contains(where: { $0.disk == disk.number }) {
+                let needed = Self.fullPieces(sizeBytes: space.sizeBytes)
+                disk.reservedPieces += max(0, needed - (taken[space.lineage] ?? 0))
+            }
+        }
+    }
+
+    /// Whether the disks have room for all that their fixed spaces may still take.
+    var reservesFit: Bool {
+        disks.allSatisfy { !$0.serves || $0.reservedPieces <= $0.pieceRoom }
+    }
+}
+
+extension Disk {
+    /// Map and checksum pieces here, of each space.
+    fileprivate var valuePieces: [Lineage: Int] {
+        var count: [Lineage: Int] = [:]
+        for slab in metadataSlabs {
+            for entry in slab.table.entries where entry.kind == .map || entry.kind == .checksum {
+                count[entry.lineage, default: 0] += 1
+            }
+        }
+        return count
     }
 }

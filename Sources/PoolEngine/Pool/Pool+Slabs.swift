@@ -15,40 +15,73 @@ extension Pool {
         lineage: Lineage, id: UInt32, layout: ResiliencyKind, copies: Int, columns: Int,
         unitBytes: UInt32
     ) async throws(PoolError) -> GroupRecord {
+        let granted = try await grantGroups(
+            lineage: lineage, ids: [id], grains: 1, layout: layout, copies: copies,
+            columns: columns, unitBytes: unitBytes)
+        guard let record = granted.first else { throw .noSpace }
+        return record
+    }
+
+    /// Takes groups until they hold `grains` or the ids are used up, all durable with one write of
+    /// the tables.
+    func grantGroups(
+        lineage: Lineage, ids: [UInt32], grains: Int, layout: ResiliencyKind, copies: Int,
+        columns: Int, unitBytes: UInt32
+    ) async throws(PoolError) -> [GroupRecord] {
         while true {
             try await reserveGenerations()
             let granted = try await holding(tableLock) { () async throws(PoolError) in
-                let rooms = rooms(\.grantableSlabs)
-                guard
-                    let chosen = Placement.chooseGroup(
-                        rooms, copies: copies, columns: columns,
-                        slabLimit: engine.limits.groupSlabs)
-                else { throw .noSpace }
-                return try await grant(chosen, lineage: lineage, group: id)
+                try await grant(
+                    lineage: lineage, ids: ids, grains: grains, copies: copies, columns: columns)
             }
             guard let granted else {
                 await recordFailures()
                 continue
             }
-            // As its owner says now, which need not be what its label said at first.
-            let media = Dictionary(
-                configuration.disks.map { ($0.number, $0.mediaClass) },
-                uniquingKeysWith: { first, _ in first })
-            let isSolid = granted.allSatisfy { media[$0.address.disk] == .ssd }
-            return GroupRecord(
-                id: id, layout: layout, mediaClass: isSolid ? .ssd : .hdd, copies: UInt8(copies),
-                columns: UInt16(granted.count / copies), unitBytes: unitBytes, rotation: 0,
-                parityGenerator: 0, birth: 1, slabs: granted)
+            return granted.map { id, slabs in
+                GroupRecord(
+                    id: id, layout: layout, mediaClass: mediaClass(of: slabs),
+                    copies: UInt8(copies), columns: UInt16(slabs.count / copies),
+                    unitBytes: unitBytes, rotation: 0, parityGenerator: 0, birth: 1, slabs: slabs)
+            }
         }
     }
 
-    /// - Returns: nil when a disk failed: its slabs, and those of the others, are free again.
+    /// Under the table lock.
+    ///
+    /// - Returns: nil when a disk failed: the slabs are free again.
     private func grant(
-        _ chosen: [DiskNumber], lineage: Lineage, group: UInt32
-    ) async throws(PoolError) -> [GroupSlab]? {
+        lineage: Lineage, ids: [UInt32], grains: Int, copies: Int, columns: Int
+    ) async throws(PoolError) -> [(id: UInt32, slabs: [GroupSlab])]? {
         let generation = takeGeneration()
-        var granted: [GroupSlab] = []
-        for (column, number) in chosen.enumerated() {
+        var granted: [(id: UInt32, slabs: [GroupSlab])] = []
+        var lacking = grains
+        for id in ids where lacking > 0 {
+            guard
+                let chosen = Placement.chooseGroup(
+                    rooms(\.grantableSlabs), copies: copies, columns: columns,
+                    slabLimit: engine.limits.groupSlabs)
+            else {
+                takeBack(granted.flatMap(\.slabs))
+                throw .noSpace
+            }
+            granted.append((id, take(chosen, lineage, group: id, generation)))
+            lacking -= chosen.count / copies * Units.grainsPerSlab
+        }
+        if try await commitTables(during: "while a slab was granted") { return granted }
+        takeBack(granted.flatMap(\.slabs))
+        return nil
+    }
+
+    private func takeBack(_ slabs: [GroupSlab]) {
+        for slab in slabs { disk(slab.address.disk)?.freeSlab(Int(slab.address.slab)) }
+    }
+
+    /// In memory: one slab on each of the disks.
+    private func take(
+        _ chosen: [DiskNumber], _ lineage: Lineage, group: UInt32, _ generation: UInt64
+    ) -> [GroupSlab] {
+        chosen.enumerated().map { column, number in
             guard let disk = disk(number), let slab = disk.firstFreeSlab() else {
                 preconditionFailure("a disk with room has a free slab")
             }
@@ -57,14 +90,17 @@ extension Pool {
                 SlabEntry(
                     lineage: lineage, group: group, column: UInt16(column),
                     generation: generation))
-            granted.append(
-                GroupSlab(
-                    address: SlabAddress(disk: number, slab: UInt32(slab)),
-                    generation: generation))
+            return GroupSlab(
+                address: SlabAddress(disk: number, slab: UInt32(slab)), generation: generation)
         }
-        if try await commitTables(during: "while a slab was granted") { return granted }
-        for slab in granted { disk(slab.address.disk)?.freeSlab(Int(slab.address.slab)) }
-        return nil
+    }
+
+    /// As the disks' owner says now, which need not be what their labels said at first.
+    private func mediaClass(of slabs: [GroupSlab]) -> MediaClass {
+        let media = Dictionary(
+            configuration.disks.map { ($0.number, $0.mediaClass) },
+            uniquingKeysWith: { first, _ in first })
+        return slabs.allSatisfy { media[$0.address.disk] == .ssd } ? .ssd : .hdd
     }
 
     /// Gives a group's slabs back, durably. The slabs of a disk that failed stay as they are.

@@ -37,7 +37,8 @@ extension Pool {
         }
     }
 
-    /// Makes a thin space and opens it.
+    /// Makes a space and opens it. A fixed one has all its slabs, and a claim on the metadata it
+    /// will need, before this returns: the cost is that of the slab tables, whatever its size.
     ///
     /// - Throws: a ``PoolError`` that says what is wrong with the parameters, or that there is no
     ///   room for its metadata.
@@ -76,8 +77,24 @@ extension Pool {
                 unavailable[lineage] = error.what
                 throw error
             }
+            if parameters.flags.contains(.fixed) {
+                do throws(PoolError) {
+                    try await grantAll(lineage)
+                } catch {
+                    if error != .stopped { try await destroy(record) }
+                    throw error
+                }
+            }
             return lineage
         }
+    }
+
+    /// The slabs of a fixed space.
+    private func grantAll(_ lineage: Lineage) async throws(PoolError) {
+        updateReserves()
+        guard reservesFit else { throw .noMetadataSpace }
+        guard let space = spaces.first(where: { $0.lineage == lineage }) else { return }
+        try await space.grantGrains(space.map.grainCount)
     }
 
     private func check(_ parameters: SpaceParameters) throws(PoolError) {
@@ -89,14 +106,7 @@ extension Pool {
         guard configuration.spaces.count < Configuration.spaceLimit else {
             throw .tooManySpaces(limit: Configuration.spaceLimit)
         }
-        let grain = UInt64(Units.grainBytes)
-        guard parameters.sizeBytes <= Units.maximumSpaceBytes else {
-            throw .sizeTooLarge(bytes: parameters.sizeBytes, limit: Units.maximumSpaceBytes)
-        }
-        guard parameters.sizeBytes > 0, parameters.sizeBytes % grain == 0 else {
-            let next = (parameters.sizeBytes / grain + 1) * grain
-            throw .sizeNotWhole(bytes: parameters.sizeBytes, next: next)
-        }
+        try check(sizeBytes: parameters.sizeBytes)
         switch parameters.resiliency {
         case .simple, .mirror2: break
         case .mirror3, .parity1, .parity2: throw .notInThisVersion(parameters.resiliency)
@@ -127,18 +137,23 @@ extension Pool {
                 throw .nameUnknown(name)
             }
             if hasLostQuorum { throw .noQuorum(pool: self.name) }
-            if let index = spaces.firstIndex(where: { $0.lineage == record.lineage }) {
-                let space = spaces.remove(at: index)
-                await space.close()
-                unavailable[record.lineage] = "it is being destroyed"
-            }
-            try await changeConfiguration { next in
-                next.spaces.removeAll { $0.lineage == record.lineage }
-                next.departures.removeAll { $0.lineage == record.lineage }
-            }
-            unavailable[record.lineage] = nil
-            try await freeForgottenLineages()
+            try await destroy(record)
         }
+    }
+
+    private func destroy(_ record: SpaceRecord) async throws(PoolError) {
+        if let index = spaces.firstIndex(where: { $0.lineage == record.lineage }) {
+            let space = spaces.remove(at: index)
+            await space.close()
+            unavailable[record.lineage] = "it is being destroyed"
+        }
+        try await changeConfiguration { next in
+            next.spaces.removeAll { $0.lineage == record.lineage }
+            next.departures.removeAll { $0.lineage == record.lineage }
+        }
+        unavailable[record.lineage] = nil
+        try await freeForgottenLineages()
+        updateReserves()
     }
 
     // MARK: - the end of a pool

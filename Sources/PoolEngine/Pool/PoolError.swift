@@ -57,6 +57,8 @@ public enum PoolError: Error, Hashable, Sendable {
     case tooManyColumns(columns: Int, limit: Int)
     case tooFewDisks(resiliency: ResiliencyKind, columns: Int, needed: Int, present: Int)
     case spaceUnavailable(name: String, reason: String)
+    case shrinkNotAsked(name: String)
+    case shrinkRefused(name: String, mappedBytes: UInt64)
     /// No set of disks has a free slab each for a slab group.
     case noSpace
     /// No disk has a free metadata piece, nor a free slab for more.
@@ -123,6 +125,9 @@ extension PoolError {
             "\(resiliency) with \(columns) column\(columns == 1 ? "" : "s") needs \(needed) disks, "
                 + "\(present) \(present == 1 ? "is" : "are") present"
         case .spaceUnavailable(let name, let reason): "space \(name) is not open: \(reason)"
+        case .shrinkNotAsked(let name): "space \(name) is larger than that"
+        case .shrinkRefused(let name, let mapped):
+            "space \(name) holds \(mapped >> 20)M past the new end"
         case .noSpace: "the pool's disks have no room for another slab group"
         case .noMetadataSpace: "no disk has room for metadata"
         case .claimRefused(let lineage, let what):
@@ -175,6 +180,8 @@ extension PoolError {
         case .tooFewDisks(_, _, let needed, let present):
             "add \(max(1, needed - present)) more, or ask for fewer columns or copies"
         case .spaceUnavailable: "see pool status"
+        case .shrinkNotAsked: "add --shrink if a smaller space is meant"
+        case .shrinkRefused: "shrink the filesystem first, then trim what lies behind it"
         case .noSpace, .noMetadataSpace: "add a disk, or trim or destroy what is not needed"
         case .claimRefused: "keep the disks as they are; restore the space from a backup"
         }

@@ -32,13 +32,19 @@ struct DirtyRegions {
     }
 
     private var regions: SparseArray<Region>
-    let count: Int
+    private(set) var count: Int
     /// Regions that are not clean, oldest first.
     private(set) var marked: [UInt64] = []
 
     init(grainCount: Int) {
         count = (grainCount + Units.grainsPerRegion - 1) / Units.grainsPerRegion
         regions = SparseArray(count: count, fill: Region())
+    }
+
+    /// What lies past a smaller end is clean, and stays so.
+    mutating func resize(grainCount: Int) {
+        count = (grainCount + Units.grainsPerRegion - 1) / Units.grainsPerRegion
+        regions.grow(to: count)
     }
 
     static func region(ofGrain grain: UInt64) -> UInt64 { grain / UInt64(Units.grainsPerRegion) }

@@ -33,12 +33,18 @@ struct GrainMap {
     }
 
     private var entries: SparseArray<UInt64>
-    let grainCount: Int
+    private(set) var grainCount: Int
     private(set) var mappedCount = 0
 
     init(grainCount: Int) {
         self.grainCount = grainCount
         entries = SparseArray(count: grainCount, fill: 0)
+    }
+
+    /// What lies past a smaller end is unmapped, and stays so.
+    mutating func resize(grainCount: Int) {
+        entries.grow(to: grainCount)
+        self.grainCount = grainCount
     }
 
     /// Ranges of grains of which some were mapped once; the last may end past the space.
@@ -108,6 +114,15 @@ struct SlabGroups {
     /// The lowest id that no group has: so ids stay below the number of groups there ever are at
     /// a time, and the pages that hold them few.
     var nextID: UInt32 { UInt32(groups.firstIndex { $0 == nil } ?? groups.count) }
+    /// The `count` lowest ids that no group has.
+    func nextIDs(_ count: Int) -> [UInt32] {
+        let gaps = groups.indices.lazy.filter { groups[$0] == nil }.prefix(count).map(UInt32.init)
+        let more = count - gaps.count
+        return gaps + (0..<more).map { UInt32(groups.count + $0) }
+    }
+
+    /// Of all groups, in use or free.
+    private(set) var grainCount = 0
     var records: [GroupRecord] { groups.compactMap { $0?.record } }
     subscript(_ id: UInt32) -> Group? { Int(id) < groups.count ? groups[Int(id)] : nil }
 
@@ -123,14 +138,20 @@ struct SlabGroups {
             freeBits: Array(repeating: .max, count: (grains + 63) / 64), freeCount: grains)
         bases.append(contentsOf: record.slabs.map(base))
         freeGrains += grains
+        grainCount += grains
     }
 
     /// Takes every entirely free group out of allocation for good.
-    mutating func removeEmpty() -> [GroupRecord] {
+    ///
+    /// - Parameter wanted: only those; nil: all.
+    mutating func removeEmpty(_ wanted: Set<UInt32>? = nil) -> [GroupRecord] {
         var removed: [GroupRecord] = []
         for id in groups.indices {
-            guard let group = groups[id], group.freeCount == group.grainCount else { continue }
+            guard let group = groups[id], group.freeCount == group.grainCount,
+                wanted?.contains(UInt32(id)) ?? true
+            else { continue }
             groups[id] = nil
+            grainCount -= group.grainCount
             if !group.isDraining { freeGrains -= group.freeCount }
             removed.append(group.record)
         }

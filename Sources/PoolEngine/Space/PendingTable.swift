@@ -99,12 +99,22 @@ struct PendingTable {
 struct SparseArray<Element> {
     private var chunks: [[Element]?]
     private let fill: Element
+    private(set) var count: Int
     private static var chunkElements: Int { 1024 }
 
     /// - Parameter count: elements in all; memory until the first `set`: 8 bytes per 1,024.
     init(count: Int, fill: Element) {
         chunks = Array(repeating: nil, count: (count + Self.chunkElements - 1) / Self.chunkElements)
         self.fill = fill
+        self.count = count
+    }
+
+    /// Makes room for more elements; never takes any away.
+    mutating func grow(to count: Int) {
+        guard count > self.count else { return }
+        let wanted = (count + Self.chunkElements - 1) / Self.chunkElements
+        chunks.append(contentsOf: repeatElement(nil, count: wanted - chunks.count))
+        self.count = count
     }
 
     subscript(_ index: Int) -> Element {

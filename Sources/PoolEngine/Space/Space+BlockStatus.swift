@@ -19,7 +19,7 @@ extension Space {
                 SpaceReply(
                     cookie: request.cookie, status: .ok,
                     extent: SpaceExtent(
-                        lengthBytes: UInt32(length), isMapped: false, readsAsZeros: true)))
+                        lengthBytes: UInt32(length), isMapped: isFixed, readsAsZeros: true)))
             return
         }
         let left = (grain + 1) * grainBytes - request.offsetBytes
@@ -32,7 +32,7 @@ extension Space {
         let grain = table[request].grain
         let length = table[request].lengthBytes
         guard map[grain].isMapped else {
-            let hole = SpaceExtent(lengthBytes: length, isMapped: false, readsAsZeros: true)
+            let hole = SpaceExtent(lengthBytes: length, isMapped: isFixed, readsAsZeros: true)
             return finish(request, .ok, extent: hole)
         }
         guard pieces.has(.checksum, page: ChecksumPage.index(ofGrain: grain)) else {

@@ -42,9 +42,8 @@ extension Space {
                 await releaseFreed()
                 endCompacting()
             }
-            guard compacts, !isClosing, let victim = nextVictim else {
-                serveReclaims(upTo: wanted)
-                if reclaimsWanted == wanted { await compactionWanted.wait() }
+            guard mayGoOn, let victim = nextVictim else {
+                await rest(wanted)
                 continue
             }
             // While nobody waits for room, the trims that come in a row are let come to their end.
@@ -61,6 +60,24 @@ extension Space {
         serveReclaims(upTo: reclaimsWanted)
     }
 
+    /// Nothing to move. Metadata that describes nothing any more goes back too, once trims have
+    /// come to their end, or at once when somebody waits.
+    private func rest(_ wanted: UInt64) async {
+        let due = lastReleaseNs &+ engine.limits.compactAfterNs
+        let isDue = wanted > reclaimsServed || engine.nowNs >= due
+        if isDue, !isClosing, !emptiedPieces.isEmpty {
+            isCompacting = true
+            await releaseEmptiedPieces()
+            endCompacting()
+        }
+        serveReclaims(upTo: wanted)
+        guard reclaimsWanted == wanted else { return }
+        if !emptiedPieces.isEmpty, !isClosing, engine.nowNs < due {
+            engine.fire(compactionWanted, atNs: due)
+        }
+        await compactionWanted.wait()
+    }
+
     private func endCompacting() {
         isCompacting = false
         idle.fire()
@@ -70,8 +87,10 @@ extension Space {
         groups.sparsest(excluding: unmovableGroups.union(skippedGroups))
     }
 
+    /// Somebody waits for room, or it may be given back unasked. A fixed space keeps what it has.
     private var mayGoOn: Bool {
-        !isClosing && !engine.isStopped && readOnlyReason == nil && compacts
+        !isClosing && !engine.isStopped && readOnlyReason == nil && !isFixed
+            && (compacts || reclaimsServed < reclaimsWanted)
     }
 
     // MARK: - on demand
@@ -79,7 +98,7 @@ extension Space {
     /// Whether it has room that it could give back at once.
     var canReclaim: Bool {
         guard readOnlyReason == nil, !isClosing, !hasEnded else { return false }
-        return hasFreedGrains || (compacts && (isCompacting || nextVictim != nil))
+        return !isFixed && (hasFreedGrains || isCompacting || nextVictim != nil)
     }
 
     private var hasFreedGrains: Bool {

@@ -9,6 +9,12 @@ extension Space {
     /// Another slab group, for the requests that found no free grain.
     func grow() async {
         var status = RequestStatus.ok
+        // A fixed space has them all: one that was trimmed will do.
+        if isFixed, await hasGrainsAfterAll() {
+            isGrowing = false
+            return wake(&grainWaiters)
+        }
+        await groupLock.acquire(engine)
         do throws(PoolError) {
             let id = groups.nextID
             try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
@@ -22,6 +28,7 @@ extension Space {
         } catch {
             status = error.requestStatus
         }
+        groupLock.release()
         if status == .noSpace, await hasGrainsAfterAll() { status = .ok }
         isGrowing = false
         status == .ok ? wake(&grainWaiters) : turnAway(&grainWaiters, status)

@@ -106,6 +106,7 @@ extension Space {
             frames[frame].unflushed -= 1
         }
         changeMap(grain, to: .unmapped)
+        emptiedPieces.insert(Self.checksumPiece(ofGrain: grain))
         // Somebody waits for room: not until the next flush, which may never come.
         if pool.isShortOfRoom { wantCommit() }
         if Mutant.isActive(.reuseEarly) {

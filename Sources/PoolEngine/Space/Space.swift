@@ -28,12 +28,14 @@ public final class Space: @unchecked Sendable {
     let frames: PageFrames
     public let lineage: Lineage
     public let epoch: UInt64
-    public let sizeBytes: UInt64
+    public internal(set) var sizeBytes: UInt64
     public let copies: Int
     let resiliency: ResiliencyKind
     let columns: Int
     let interleaveBytes: UInt32
     let hasChecksums: Bool
+    /// All its slab groups were granted when it was made, and stay.
+    let isFixed: Bool
     /// Whether an interrupted overwrite can leave something that recovery must settle.
     var needsMarks: Bool { hasChecksums || copies > 1 }
     public internal(set) var handle = SpaceHandle(index: .max, serial: 0)
@@ -71,6 +73,8 @@ public final class Space: @unchecked Sendable {
     let checkpointWanted: Signal
     let checkpointed: Signal
     let grantLock: AsyncLock
+    /// Held while groups are granted: their numbers are chosen first, taken later.
+    let groupLock: AsyncLock
     let checkpointLock: AsyncLock
     let idle: Signal
     /// Fires once in a while as long as regions are dirty.
@@ -93,8 +97,14 @@ public final class Space: @unchecked Sendable {
     var isWatchingParked = false
     let parkedChanged: Signal
 
+    /// It is being shrunk: no region is left dirty for longer than it takes.
+    var isShrinking = false
+
     // Compaction: one grain moves at a time.
-    public internal(set) var compacts: Bool
+    /// Whether sparse groups are emptied while nobody waits for their room.
+    var compacts = true
+    /// Checksum pieces of which a grain was unmapped: maybe they describe nothing any more.
+    var emptiedPieces: Set<UInt32> = []
     /// The grain being copied without its range held; `.max`: none.
     var movingGrain = UInt64.max
     /// A write has come to it since.
@@ -148,6 +158,7 @@ public final class Space: @unchecked Sendable {
         columns = Int(record.columns)
         interleaveBytes = record.interleaveBytes
         hasChecksums = !record.flags.contains(.noChecksums)
+        isFixed = record.flags.contains(.fixed)
         metadataDisks = record.root.map(\.disk)
         let grains = Int(record.sizeBytes / UInt64(Units.grainBytes))
         map = GrainMap(grainCount: grains)
@@ -162,11 +173,13 @@ public final class Space: @unchecked Sendable {
         checkpointWanted = Signal(engine)
         checkpointed = Signal(engine)
         grantLock = AsyncLock(engine)
+        groupLock = AsyncLock(engine)
         checkpointLock = AsyncLock(engine)
         idle = Signal(engine)
         maintenance = Signal(engine)
         valuesLoaded = Signal(engine)
         whenFull = record.whenFull
+        compacts = pool.configuration.settings.compaction
         compacts = pool.configuration.settings.compaction
         parkedChanged = Signal(engine)
         compactionWanted = Signal(engine)
