@@ -202,22 +202,23 @@ kill_process() {
 # command line names the scratch folder, whose name is like no other. Those that start others are
 # asked first.
 end_strays() {
-    local process pid program mounted loop file
-    for process in python3 '' ; do
+    local process pid program mounted loop file loops=()
+    # Now: once a mount is gone, nobody can tell any more whose file a loop device is over.
+    while read -r loop file; do
+        [[ $file != "$SCRATCH"/* ]] || loops+=("$loop")
+    done < <(losetup --noheadings --list --output NAME,BACK-FILE 2>/dev/null)
+    for process in python3 ''; do
         while IFS= read -r pid; do
             program=$(readlink "/proc/$pid/exe" 2>/dev/null) || continue
-            # The search names the folder too.
-            [[ $program == *"$process"* && $program != */grep ]] || continue
-            warn "ending what a test left behind: $pid $(head -c 60 "/proc/$pid/comm")"
+            [[ $program == *"$process"* ]] || continue
+            warn "ending what a test left behind: $pid $program"
             end_process "$pid"
         done < <(grep -lsF -- "$SCRATCH/" /proc/[0-9]*/cmdline | tr -dc '0-9\n')
     done
     while read -r _ mounted _; do
         [[ $mounted != "$SCRATCH"/* ]] || as_root umount --lazy "$mounted" || true
     done </proc/mounts
-    while read -r loop file; do
-        [[ $file != "$SCRATCH"/* ]] || as_root losetup --detach "$loop" || true
-    done < <(losetup --noheadings --list --output NAME,BACK-FILE 2>/dev/null)
+    for loop in ${loops[@]+"${loops[@]}"}; do as_root losetup --detach "$loop" || true; done
 }
 
 # A script may define at_cleanup: called once its processes are gone and before SCRATCH is.
