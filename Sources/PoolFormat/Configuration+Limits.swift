@@ -89,15 +89,15 @@ extension SpaceRecord {
         guard sizeBytes > 0, sizeBytes % UInt64(Units.grainBytes) == 0,
             sizeBytes <= Units.maximumSpaceBytes
         else { throw Configuration.outOfRange("space size", sizeBytes) }
-        guard (1...3).contains(copies) else {
+        guard Int(copies) == resiliency.copies else {
             throw Configuration.outOfRange("number of copies", UInt64(copies))
         }
         guard Int(columns) * Int(copies) <= Units.maximumGroupSlabs else {
             throw Configuration.outOfRange("number of columns", UInt64(columns))
         }
-        guard interleaveBytes % UInt32(Units.blockBytes) == 0,
-            interleaveBytes <= UInt32(Units.grainBytes)
-        else { throw Configuration.outOfRange("interleave", UInt64(interleaveBytes)) }
+        guard hasUsableInterleave else {
+            throw Configuration.outOfRange("interleave", UInt64(interleaveBytes))
+        }
         guard flags.isSubset(of: SpaceFlags.known) else {
             throw Configuration.outOfRange("space flags", UInt64(flags.rawValue))
         }
@@ -107,6 +107,21 @@ extension SpaceRecord {
         try root.validate(.configuration, "root copies")
         guard Int(currentCopies) >> root.count == 0 else {
             throw Configuration.outOfRange("set of current copies", UInt64(currentCopies))
+        }
+    }
+}
+
+extension SpaceRecord {
+    /// Every slab group of the space is made with it, so a senseless one would be found only when a
+    /// write needs the next group. Parity has units of its own.
+    private var hasUsableInterleave: Bool {
+        switch resiliency {
+        case .simple, .mirror2, .mirror3:
+            (Units.minimumInterleaveBytes...Units.grainBytes).contains(Int(interleaveBytes))
+                && interleaveBytes.nonzeroBitCount == 1
+        case .parity1, .parity2:
+            interleaveBytes % UInt32(Units.blockBytes) == 0
+                && interleaveBytes <= UInt32(Units.grainBytes)
         }
     }
 }

@@ -6,6 +6,7 @@ extension FuzzSurface {
         let image = reader.image(how: reader.u8(), specimen: Specimen.label)
         guard let label = unsafe try? Label.decode(image.readOnly) else { return false }
         _ = label.requiresReadOnly
+        try checkFollowed(label.sequence)
         try checkLayout(diskBytes: label.diskBytes)
         let copy = Image(Label.bytes)
         try encoded("label") { () throws(FormatError) in
@@ -47,6 +48,8 @@ extension FuzzSurface {
                 "a configuration asks for \(toRead) bytes")
         }
         guard let value = unsafe try? Configuration.decode(image.readOnly) else { return false }
+        try checkFollowed(value.version.sequence)
+        for space in value.spaces { try checkGroups(of: space) }
         let copy = memory.copy
         var written = 0
         try encoded("configuration") { () throws(FormatError) in
@@ -62,11 +65,36 @@ extension FuzzSurface {
         return true
     }
 
+    /// What the engine makes of the record when the space needs room can be recorded.
+    private func checkGroups(of space: SpaceRecord) throws(FuzzFinding) {
+        let slabs = max(1, Int(space.columns)) * Int(space.copies)
+        let address = SlabAddress(disk: Specimen.disk, slab: 0)
+        let group = GroupRecord(
+            id: 0, layout: space.resiliency, mediaClass: .hdd, copies: space.copies,
+            columns: max(1, space.columns), unitBytes: max(4096, space.interleaveBytes),
+            rotation: 0, parityGenerator: 0, birth: 1,
+            slabs: Array(repeating: GroupSlab(address: address, generation: 1), count: slabs))
+        let image = Image(PageImage.bytes)
+        let isRecorded = withExtendedLifetime(image) {
+            (try? GroupPage.setRecord(in: image.page, at: 0, group)) != nil
+        }
+        try promise(isRecorded, "space '\(space.name)' asks for groups that cannot be")
+        switch space.resiliency {
+        case .simple, .mirror2, .mirror3:
+            try promise(
+                space.interleaveBytes >= Units.minimumInterleaveBytes
+                    && space.interleaveBytes.nonzeroBitCount == 1,
+                "space '\(space.name)' has an interleave of \(space.interleaveBytes) bytes")
+        case .parity1, .parity2: break
+        }
+    }
+
     func runFenceTable(
         _ reader: inout InputReader, _ memory: FuzzMemory
     ) throws(FuzzFinding) -> Bool {
         let image = reader.image(how: reader.u8(), specimen: Specimen.fenceTable)
         guard let table = unsafe try? FenceTable.decode(image.readOnly) else { return false }
+        try checkFollowed(table.sequence)
         let copy = unsafe memory.copy.prefix(FenceTable.slotBytes)
         try encoded("fence table") { () throws(FormatError) in
             try unsafe table.encode(into: copy)
@@ -83,6 +111,7 @@ extension FuzzSurface {
         guard
             let header = try? SlabTablePage.validate(image.page, pool: pool, disk: disk, page: 0)
         else { return false }
+        try checkFollowed(header.sequence)
         let copy = Image(PageImage.bytes)
         for index in 0..<SlabTablePage.entriesPerPage {
             guard let entry = try? SlabTablePage.entry(in: image.page, at: index) else {
@@ -102,6 +131,7 @@ extension FuzzSurface {
             let header = try? PieceTablePage.validate(
                 image.page, pool: pool, disk: disk, slab: 1, page: 0)
         else { return false }
+        try checkFollowed(header.sequence)
         let copy = Image(PageImage.bytes)
         for index in 0..<PieceTablePage.entriesPerPage {
             guard let entry = try? PieceTablePage.entry(in: image.page, at: index) else {
@@ -123,6 +153,7 @@ extension FuzzSurface {
         guard let root = unsafe try? SpaceRoot.decode(image.readOnly, lineage: lineage) else {
             return false
         }
+        try checkFollowed(root.sequence)
         let copy = unsafe memory.copy.prefix(SpaceRoot.slotBytes)
         try encoded("space root") { () throws(FormatError) in
             try unsafe root.encode(into: copy)
@@ -135,6 +166,11 @@ extension FuzzSurface {
     }
 
     // MARK: - what they share
+
+    /// Whoever writes the next version adds one.
+    func checkFollowed(_ sequence: UInt64) throws(FuzzFinding) {
+        try promise(sequence < UInt64.max, "no number follows the sequence \(sequence)")
+    }
 
     /// What could be read can be written.
     func encoded(

@@ -90,6 +90,7 @@ extension FuzzSurface {
                 "a batch asks for \(toRead) bytes")
         }
         guard let records = unsafe records(of: image.readOnly) else { return false }
+        try checkFollowed(records.header.sequence)
         let copy = unsafe memory.copy.prefix(JournalBatch.maximumBytes)
         var writer = unsafe BatchWriter(copy)
         for record in records.records {

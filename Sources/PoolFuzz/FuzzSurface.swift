@@ -18,6 +18,8 @@ public enum FuzzSurface: String, CaseIterable, Sendable {
     case journal
     /// The copies of a whole journal merged.
     case journalScan = "journal-scan"
+    /// A whole pool, opened and used by an engine.
+    case pool
     /// The NBD handshake, cut anywhere.
     case handshake
     /// The head of an NBD request.
@@ -48,6 +50,7 @@ public enum FuzzSurface: String, CaseIterable, Sendable {
         case .page: return try runPage(&reader)
         case .journal: return try runJournal(&reader, memory)
         case .journalScan: return try runJournalScan(&reader, memory)
+        case .pool: return try runPool(&reader, memory)
         case .handshake: return try runHandshake(&reader)
         case .request: return try runRequest(&reader)
         case .message: return try runMessage(&reader)
@@ -62,6 +65,8 @@ public final class FuzzMemory {
     let copy = Image(Configuration.slotBytes)
     /// One piece of a journal on one copy; zeros between two runs.
     let journalPiece = Image(Units.pieceBytes)
+
+    private(set) lazy var pool = HostilePool()
 
     public init() {}
 }
