@@ -61,6 +61,7 @@ final class HandshakeTable {
         ready.append(index)
     }
 
+    /// Takes the completion of a slot's one operation; others are not this table's.
     func complete(_ operation: UInt64, index: Int, generation: UInt32, _ result: Int32) {
         guard let operation = HandshakeConnection.Operation(rawValue: operation),
             index < slots.count

@@ -128,3 +128,12 @@ func setOption(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: In
     _ = unsafe setsockopt(
         descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
 }
+
+/// Ends connections whose other side has vanished without a word; a live client's kernel answers.
+/// Refusals cost that much only, so they are not looked at.
+func keepAlive(_ socket: Int32) {
+    setOption(socket, SOL_SOCKET, SO_KEEPALIVE, 1)
+    for (option, value) in [
+        (TCP_KEEPIDLE, NBDLimits.keepAliveSeconds), (TCP_KEEPINTVL, 10), (TCP_KEEPCNT, 3),
+    ] { setOption(socket, Int32(IPPROTO_TCP), option, value) }
+}
