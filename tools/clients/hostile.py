@@ -352,8 +352,7 @@ def flags_and_commands(server):
             taken = kind <= STATUS and (1 << bit) & allowed.get(kind, 1)
             must(found == (0 if taken else 22), f"command {kind} with bit {bit}: {found}")
             count += 1
-    server_lives = client.stream
-    server_lives.close()
+    client.close()
     return f"{count} requests"
 
 
