@@ -55,6 +55,15 @@ final class ScratchBuffers: @unchecked Sendable {
         }
     }
 
+    /// Two of 1 MiB, or none yet: whoever needs both holds nothing while it waits.
+    func takeGrainPair() async -> (Int, Int) {
+        while true {
+            if grains.count >= 2 { return (grains.removeLast(), grains.removeLast()) }
+            guard let engine, !engine.isStopped, let given else { return (afterStop, afterStop) }
+            await given.wait()
+        }
+    }
+
     private func tryTake(bytes: Int) -> Int? {
         if bytes <= Units.blockBytes { return pages.popLast() }
         if bytes <= Self.pairBytes { return pairs.popLast() }

@@ -3,9 +3,9 @@ import PoolFormat
 /// After a crash: makes the copies of what was being written the same, before it is read.
 ///
 /// Of each block the lowest copy that matches its value is chosen, else the lowest that can be
-/// read: each of its sectors was really written. The others are overwritten with it, the chosen one
-/// never, so a crash in the middle leads to the same choice again; where none matched, the value is
-/// recorded anew, in a region that a crash left dirty and nowhere else.
+/// read: each of its sectors was really written. Where none matched, its value is recorded anew, in
+/// a region that a crash left dirty and nowhere else, and durably. Then the others are overwritten
+/// with it, the chosen one never, so a crash in the middle leads to the same choice again.
 extension Space {
     /// Goes through every dirty region in the background; requests settle their own grain first.
     func resync() async {
@@ -59,22 +59,27 @@ extension Space {
             frames[frame].pins -= 1
             engine.frameReleased.fire()
         }
-        let first = await engine.scratch.take(bytes: Units.grainBytes)
-        defer { engine.scratch.give(first) }
-        if copies == 1 { return try await settleSingle(grain, frame, first) }
-        let second = await engine.scratch.take(bytes: Units.grainBytes)
-        defer { engine.scratch.give(second) }
+        if copies == 1 { return try await settleSingle(grain, frame) }
         // Copy 0 against each of the others in turn.
         for copy in 1..<copies {
-            try await settlePair(grain, frame, copy, first, second)
+            while try await settlePair(grain, frame, copy) == .recordedAnew {
+                // No buffer is held here, as a commit needs one.
+                guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
+            }
         }
     }
 
-    private func settleSingle(
-        _ grain: UInt64, _ frame: Int32, _ buffer: Int
-    ) async throws(PoolError) {
+    private enum Settled {
+        case equal
+        /// Nothing is overwritten yet: values were recorded that have to be durable first.
+        case recordedAnew
+    }
+
+    private func settleSingle(_ grain: UInt64, _ frame: Int32) async throws(PoolError) {
         guard hasChecksums else { return }
-        try await readGrain(grain, copy: 0, into: buffer)
+        let buffer = await engine.scratch.take(bytes: Units.grainBytes)
+        defer { engine.scratch.give(buffer) }
+        guard try await readGrain(grain, copy: 0, into: buffer) == nil else { throw .ioError }
         for block in 0..<Units.blocksPerGrain {
             let value = currentValue(grain, block, frame)
             if value == BlockValue.unwritten { continue }
@@ -84,22 +89,46 @@ extension Space {
     }
 
     private func settlePair(
-        _ grain: UInt64, _ frame: Int32, _ copy: Int, _ first: Int, _ second: Int
-    ) async throws(PoolError) {
-        try await readGrain(grain, copy: 0, into: first)
-        try await readGrain(grain, copy: copy, into: second)
-        let io = IOBatch(engine)
+        _ grain: UInt64, _ frame: Int32, _ copy: Int
+    ) async throws(PoolError) -> Settled {
+        // Together: many grains may be settled at a time, and none may keep one from another.
+        let (first, second) = await engine.scratch.takeGrainPair()
+        defer {
+            engine.scratch.give(first)
+            engine.scratch.give(second)
+        }
+        let unreadable = (
+            try await readGrain(grain, copy: 0, into: first),
+            try await readGrain(grain, copy: copy, into: second)
+        )
+        var overwritten: [(block: Int, kept: Int, target: Int)] = []
+        var isRecordedAnew = false
         for block in 0..<Units.blocksPerGrain {
             let value = currentValue(grain, block, frame)
-            if value == BlockValue.unwritten || isSame(first, second, block) {
+            let isLost = (
+                unreadable.0?.contains(block) ?? false, unreadable.1?.contains(block) ?? false
+            )
+            let canCompare = !isLost.0 && !isLost.1
+            if value == BlockValue.unwritten || canCompare && isSame(first, second, block) {
                 settleValue(grain, block, value, first, frame)
                 continue
             }
+            if isLost.0 && isLost.1 { throw .ioError }
+            // What one copy cannot give, the other has: it is written anew.
             let keepsSecond =
-                hasChecksums && computed(first, grain, block) != value
-                && computed(second, grain, block) == value
+                isLost.0
+                || canCompare && hasChecksums && computed(first, grain, block) != value
+                    && computed(second, grain, block) == value
             let (kept, target) = keepsSecond ? (second, 0) : (first, copy)
             settleValue(grain, block, value, kept, frame)
+            if currentValue(grain, block, frame) != value { isRecordedAnew = true }
+            overwritten.append((block, kept, target))
+        }
+        // Where neither copy matched, sectors of the one over sectors of the other could add up to
+        // the recorded value, and a crash would choose that: the new value is durable first.
+        if isRecordedAnew { return .recordedAnew }
+        let io = IOBatch(engine)
+        for (block, kept, target) in overwritten {
             counters.settledBlocks += 1
             groups.forEachRun(
                 map[grain], copy: target, offsetBytes: block * Units.blockBytes,
@@ -111,7 +140,7 @@ extension Space {
                 unflushedDevices.insert(base.device)
             }
         }
-        if await io.run() { return }
+        if await io.run() { return .equal }
         if engine.isStopped { throw .stopped }
         await failDevices(io.devices(with: .ioError), during: "resync")
         throw .ioError
@@ -144,14 +173,34 @@ extension Space {
             grain * UInt64(Units.blocksPerGrain) + UInt64(block))
     }
 
-    private func readGrain(_ grain: UInt64, copy: Int, into buffer: Int) async throws(PoolError) {
+    /// Reads one copy of a grain; where that fails as a whole, block by block.
+    ///
+    /// - Returns: the blocks that could not be read; nil: none.
+    private func readGrain(
+        _ grain: UInt64, copy: Int, into buffer: Int
+    ) async throws(PoolError) -> Set<Int>? {
         let io = IOBatch(engine)
         groups.forEachRun(
             map[grain], copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
         ) { base, position, bytes in
             io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
         }
-        guard await io.run() else { throw engine.isStopped ? .stopped : .ioError }
+        if await io.run() { return nil }
+        if engine.isStopped { throw .stopped }
+        io.devices(with: .ioError).forEach { pool.noteReadError($0) }
+        for block in 0..<Units.blocksPerGrain {
+            let offset = block * Units.blockBytes
+            groups.forEachRun(
+                map[grain], copy: copy, offsetBytes: offset, lengthBytes: Units.blockBytes
+            ) { base, position, bytes in
+                io.read(
+                    base.device, at: base.offsetBytes, bytes: bytes,
+                    into: buffer + offset + position)
+            }
+        }
+        if await io.run() { return nil }
+        if engine.isStopped { throw .stopped }
+        return Set(io.statuses.indices.filter { io.statuses[$0] != .ok })
     }
 
     // MARK: - other background work
