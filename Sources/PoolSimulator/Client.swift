@@ -88,6 +88,12 @@ final class Clients {
 
     func removeAll() { spaces.removeAll() }
 
+    func resize(_ name: String, sizeBytes: UInt64) {
+        guard let at = index(of: name) else { return }
+        spaces[at].model.resize(sizeBytes: sizeBytes)
+        spaces[at].parameters.sizeBytes = sizeBytes
+    }
+
     func setHandle(_ name: String, _ handle: SpaceHandle?) {
         guard let at = spaces.firstIndex(where: { $0.name == name }) else { return }
         spaces[at].handle = handle

@@ -21,20 +21,23 @@ public struct RunResult: Sendable {
     public var crashes: Int
     public var cutsDuringRecovery: Int
     public var refusedForRoom: Int
+    public var failedReads: Int
 }
 
 /// One seed: a pool, spaces, clients, control operations and crashes, all drawn from it.
 public final class SeedRun {
-    private let options: SeedOptions
+    let options: SeedOptions
     private let seed: UInt64
-    private var random: SeededRandom
-    private let machine: Machine
-    private let site: Site
-    private var traffic: Traffic
+    var random: SeededRandom
+    let machine: Machine
+    let site: Site
+    var traffic: Traffic
     private var crashes = 0
     private var recoveryCuts = 0
-    private var nextSpace = 0
+    var nextSpace = 0
     private let initialDisks: Int
+    /// Reads of one disk fail now and then, so every space is a mirror.
+    let isFaulty: Bool
 
     public init(seed: UInt64, options: SeedOptions = SeedOptions()) {
         self.seed = seed
@@ -43,11 +46,14 @@ public final class SeedRun {
         initialDisks = random.within(2...4)
         let spare = random.below(3)
         let tight = random.chance(15)
+        let faulty = random.chance(25)
+        isFaulty = faulty && !tight
         let sectorKind = random.below(3)
         let discards = random.chance(70)
         var disks: [SimulatedDisk] = []
         for _ in 0..<initialDisks + spare {
-            let size = tight ? 1 << 30 : (2 + UInt64(random.below(3))) << 30
+            // Four spaces of up to three slab groups each fit where it is not meant to be tight.
+            let size = tight ? 1 << 30 : (4 + UInt64(random.below(3))) << 30
             let sector = sectorKind == 2 ? random.pick([512, 4096]) : [512, 4096][sectorKind]
             // An odd tail, which no layout may use.
             let tail = UInt64(random.below(1000)) * 4096
@@ -61,6 +67,11 @@ public final class SeedRun {
             disks: disks, limits: limits, seed: random.next(), verbose: options.verbose)
         site = Site(machine)
         site.clients.mayRunOutOfRoom = tight
+        if isFaulty {
+            site.faultyDisk = random.below(initialDisks)
+            site.readFaults = SimulatedDisk.ReadFaults(
+                percent: random.pick([1, 5, 20]), stayingPercent: random.pick([0, 30]))
+        }
         traffic = Traffic(seed: random.next())
     }
 
@@ -95,7 +106,8 @@ public final class SeedRun {
             seed: seed, violation: machine.violation, trace: machine.trace,
             operations: site.clients.submitted, deviceOperations: machine.operationsEnded,
             crashes: crashes, cutsDuringRecovery: recoveryCuts,
-            refusedForRoom: site.clients.refusedForRoom)
+            refusedForRoom: site.clients.refusedForRoom,
+            failedReads: machine.disks.reduce(0) { $0 + $1.failedReads })
     }
 
     // MARK: - the run
@@ -149,7 +161,7 @@ public final class SeedRun {
         }
     }
 
-    private func refill() {
+    func refill() {
         guard site.isOpen else { return }
         traffic.refill(site.clients)
     }
@@ -172,7 +184,7 @@ public final class SeedRun {
     /// Comes back from a crash that is due, through as many more as strike meanwhile.
     ///
     /// - Returns: false when something is wrong.
-    private func survive() -> Bool {
+    func survive() -> Bool {
         guard machine.violation == nil else { return false }
         guard machine.isCutDue else {
             machine.fail("an operation was given up though the power is on")
@@ -219,106 +231,5 @@ public final class SeedRun {
         case 3, 4: .operations(percent: random.within(10...90))
         default: .sectors(percent: random.within(10...90))
         }
-    }
-
-    // MARK: - control operations
-
-    private func controlOperation() -> Bool {
-        switch random.below(13) {
-        case 10, 11, 12:
-            return hollow()
-        case 0, 1, 2:
-            return site.clients.spaces.count < 4 ? createSpace() : destroySpace()
-        case 3, 4:
-            return site.clients.spaces.count > 1 ? destroySpace() : createSpace()
-        case 5, 6:
-            let used = site.members
-            guard let spare = machine.disks.indices.first(where: { !used.contains($0) }) else {
-                return reopen(export: true)
-            }
-            return site.addDisk(spare)
-        case 7:
-            return reopen(export: true)
-        default:
-            return reopen(export: false)
-        }
-    }
-
-    private func reopen(export: Bool) -> Bool {
-        site.clients.finish()
-        guard !machine.isCutDue else { return false }
-        let step = machine.onStep
-        machine.onStep = nil
-        defer { machine.onStep = step }
-        guard site.close(export: export) else { return false }
-        return site.recover()
-    }
-
-    /// Maps every grain of a large space and trims most of them again: what is left lies sparsely
-    /// in several slab groups.
-    private func hollow() -> Bool {
-        let large = site.clients.spaces.indices.filter {
-            site.clients.spaces[$0].model.sectors > 256 * 2048
-        }
-        guard !large.isEmpty else { return reopen(export: false) }
-        let name = site.clients.spaces[random.pick(large)].name
-        traffic.quiet = name
-        defer { traffic.quiet = nil }
-        guard let grains = site.clients.index(of: name).map({
-            site.clients.spaces[$0].model.sectors / 2048
-        }) else { return true }
-        for grain in 0..<grains {
-            let first = grain * 2048
-            guard submit(.writeZeroes, name, first..<first + 8) else { return false }
-        }
-        let kept = random.pick([5, 20])
-        for grain in 0..<grains where !random.chance(kept) {
-            guard submit(.trim, name, grain * 2048..<(grain + 1) * 2048) else { return false }
-        }
-        return true
-    }
-
-    /// Submits one request, as soon as there is room for it.
-    private func submit(
-        _ kind: SpaceRequest.Kind, _ name: String, _ sectors: Range<Int>
-    ) -> Bool {
-        guard let index = site.clients.index(of: name) else { return false }
-        while !site.clients.submit(kind, flags: .noHole, space: index, sectors: sectors) {
-            guard site.clients.waitForRoom() else { return false }
-        }
-        return true
-    }
-
-    private func createSpace() -> Bool {
-        let name = "s\(nextSpace)"
-        nextSpace += 1
-        return site.createSpace(name, shape())
-    }
-
-    private func destroySpace() -> Bool {
-        let name = random.pick(site.clients.spaces.map(\.name))
-        traffic.quiet = name
-        defer { traffic.quiet = nil }
-        while let index = site.clients.index(of: name),
-            site.clients.requestsInFlight(inSpace: index) > 0
-        {
-            refill()
-            guard machine.step(), !machine.isCutDue else { return false }
-        }
-        return site.destroySpace(name)
-    }
-
-    private func shape() -> SpaceShape {
-        let mirrored = random.chance(65)
-        let disks = site.members.count
-        let widest = mirrored ? disks / 2 : disks
-        let grains = random.pick([4, 16, 40, 300])
-        return SpaceShape(
-            sizeBytes: UInt64(grains + random.below(4)) << 20,
-            resiliency: mirrored ? .mirror2 : .simple,
-            // One column: a large space is more than one slab group then.
-            columns: grains == 300 ? 1 : UInt16(random.below(widest + 1)),
-            interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
-            checksums: random.chance(70), whenFull: random.chance(50) ? .enospc : .wait)
     }
 }

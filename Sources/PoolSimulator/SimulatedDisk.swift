@@ -10,7 +10,9 @@ import PoolEngine
 ///    kept or dropped by itself: torn and reordered. When the process is killed the cache survives,
 ///    and what was in flight landed or did not.
 /// 4. A discarded range reads as garbage or as the old bytes, never as zeros.
-/// 5. Requests must be aligned to the sector and inside the disk, and a buffer must not change
+/// 5. Reads fail when ``readFaults`` says so; a sector that has gone bad fails every read until its
+///    4 KiB are written anew.
+/// 6. Requests must be aligned to the sector and inside the disk, and a buffer must not change
 ///    while it is being written: anything else is a violation of the engine's.
 public struct SimulatedDisk {
     public let sizeBytes: UInt64
@@ -22,6 +24,23 @@ public struct SimulatedDisk {
     private var pending: [PendingChange] = []
     private var inFlight: [InFlight] = []
     private var completions: UInt64 = 0
+    /// Reads that fail now and then; nil: none does, but those of sectors gone bad.
+    public var readFaults: ReadFaults?
+    /// By page of 4 KiB. Only ever asked for members.
+    private var badPages: Set<UInt64> = []
+    /// Reads that ended in an error.
+    public private(set) var failedReads = 0
+
+    public struct ReadFaults: Sendable {
+        /// Of reads that fail.
+        public var percent: Int
+        /// Of those, the ones that leave a bad sector behind.
+        public var stayingPercent: Int
+        public init(percent: Int, stayingPercent: Int) {
+            self.percent = percent
+            self.stayingPercent = stayingPercent
+        }
+    }
 
     /// What a power cut may take back.
     private struct PendingChange {
@@ -110,6 +129,7 @@ public struct SimulatedDisk {
         let length = Int(operation.lengthBytes)
         switch operation.kind {
         case .read:
+            guard !failsRead(operation, &random) else { return (.ioError, nil) }
             let target = unsafe arena.bytes(operation.bufferOffset, length)
             unsafe current.read(operation.offsetBytes, into: target)
             unsafe overlayInFlight(operation.offsetBytes, target, &random)
@@ -119,6 +139,7 @@ public struct SimulatedDisk {
             let now = unsafe arena.bytes(operation.bufferOffset, length)
             let same = unsafe memcmp(now.baseAddress!, payload.bytes.baseAddress!, length) == 0
             completions += 1
+            forgetBadPages(operation)
             unsafe current.write(operation.offsetBytes, from: payload.bytes)
             pending.append(
                 PendingChange(
@@ -144,6 +165,32 @@ public struct SimulatedDisk {
             Self.apply(change, to: &current)
             pending.append(change)
             return (.ok, nil)
+        }
+    }
+
+    private mutating func failsRead(
+        _ operation: DeviceOperation, _ random: inout SeededRandom
+    ) -> Bool {
+        let first = operation.offsetBytes / 4096
+        let last = (operation.offsetBytes + operation.lengthBytes - 1) / 4096
+        var fails = !badPages.isEmpty && (first...last).contains { badPages.contains($0) }
+        if let faults = readFaults, random.chance(faults.percent) {
+            fails = true
+            if random.chance(faults.stayingPercent) {
+                badPages.insert(first + UInt64(random.below(Int(last - first) + 1)))
+            }
+        }
+        if fails { failedReads += 1 }
+        return fails
+    }
+
+    private mutating func forgetBadPages(_ operation: DeviceOperation) {
+        guard !badPages.isEmpty else { return }
+        let end = (operation.offsetBytes + operation.lengthBytes) / 4096
+        var page = (operation.offsetBytes + 4095) / 4096
+        while page < end {
+            badPages.remove(page)
+            page += 1
         }
     }
 

@@ -11,8 +11,10 @@ final class Site {
     private(set) var members: [Int]
     /// What was under way: a crash leaves its effect whole, or nothing of it.
     private(set) var pending: PendingControl = .none
-    /// Checked after every recovery, before anything else is served.
     private(set) var recoveries = 0
+    /// A disk whose reads fail now and then while the pool runs, which every space has to bear.
+    var faultyDisk: Int?
+    var readFaults = SimulatedDisk.ReadFaults(percent: 3, stayingPercent: 30)
 
     static let poolUUID = PoolUUID(high: 0x706f_6f6c, low: 1)
 
@@ -27,6 +29,7 @@ final class Site {
         case createSpace(String, SpaceShape)
         case destroySpace(String)
         case addDisk(Int)
+        case resizeSpace(String, UInt64)
         case destroyPool
     }
 
@@ -75,8 +78,15 @@ final class Site {
         afterCrash()
     }
 
+    /// Opening reads tables that no other disk has: its reads are let through.
+    private func armFaults(_ isArmed: Bool) {
+        guard let faultyDisk else { return }
+        machine.disks[faultyDisk].readFaults = isArmed ? readFaults : nil
+    }
+
     private func afterCrash() {
         pool = nil
+        armFaults(false)
         clients.crash()
     }
 
@@ -103,7 +113,8 @@ final class Site {
 
     /// Done; refused, which is a violation unless room is short; or nil: the power went.
     func control(
-        _ what: String, _ body: @escaping @Sendable (Pool) async throws(PoolError) -> Void
+        _ what: String, allowing isAllowed: (PoolError) -> Bool = { _ in false },
+        _ body: @escaping @Sendable (Pool) async throws(PoolError) -> Void
     ) -> ControlResult? {
         guard let pool else { return nil }
         machine.note("control: \(what)")
@@ -116,7 +127,7 @@ final class Site {
             }
         }
         guard case .refused(let error) = result else { return result }
-        guard clients.mayRunOutOfRoom, error.isShortOfSpace else {
+        guard clients.mayRunOutOfRoom && error.isShortOfSpace || isAllowed(error) else {
             machine.fail("\(what): \(error)")
             return nil
         }
@@ -214,6 +225,40 @@ final class Site {
         return true
     }
 
+    /// Grows a space, or shrinks one in which nothing is mapped past the new end.
+    ///
+    /// The caller sees to it that no request is in flight past the new end.
+    func resizeSpace(_ name: String, grains: Int) -> Bool {
+        let sizeBytes = UInt64(grains) << 20
+        pending = .resizeSpace(name, sizeBytes)
+        let result = control("resize space \(name) to \(grains) grains") {
+            pool async throws(PoolError) in
+            try await pool.resizeSpace(name, sizeBytes: sizeBytes, allowShrink: true)
+        }
+        guard let result else { return false }
+        guard case .done = result else { return true }
+        pending = .none
+        clients.resize(name, sizeBytes: sizeBytes)
+        return true
+    }
+
+    /// Tries to cut off what holds data: that has to be refused, and to change nothing.
+    func tryToCutOff(_ name: String, grains: Int) -> Bool {
+        let result = control(
+            "cut off space \(name) at \(grains) grains",
+            allowing: {
+                if case .shrinkRefused = $0 { return true }
+                return false
+            },
+            { pool async throws(PoolError) in
+                try await pool.resizeSpace(
+                    name, sizeBytes: UInt64(grains) << 20, allowShrink: true)
+            })
+        guard let result else { return false }
+        if case .done = result { machine.fail("space \(name) was cut off, with data behind") }
+        return machine.violation == nil
+    }
+
     /// Closes the pool cleanly, for another host or for a restart; nothing may be in flight.
     func close(export: Bool) -> Bool {
         let result = control(export ? "export" : "close") { pool async throws(PoolError) in
@@ -222,6 +267,7 @@ final class Site {
         guard case .done = result else { return false }
         machine.shutDown()
         pool = nil
+        armFaults(false)
         clients.cleanClose()
         return true
     }
@@ -260,13 +306,15 @@ final class Site {
             return orFail("open", false)
         }
         pending = .none
-        return adoptSpaces(wasPending)
+        guard adoptSpaces(wasPending) else { return false }
+        armFaults(true)
+        return true
     }
 
     private var isHalfPool: Bool {
         switch pending {
         case .createPool, .destroyPool: true
-        case .none, .createSpace, .destroySpace, .addDisk: false
+        case .none, .createSpace, .destroySpace, .addDisk, .resizeSpace: false
         }
     }
 
@@ -315,6 +363,9 @@ final class Site {
             if !pool.configuration.disks.contains(where: { $0.uuid == uuid }) {
                 members.removeAll { $0 == index }
             }
+        case .resizeSpace(let name, let sizeBytes):
+            let record = pool.configuration.spaces.first { $0.name == name }
+            if record?.sizeBytes == sizeBytes { clients.resize(name, sizeBytes: sizeBytes) }
         case .none, .createPool, .destroyPool:
             break
         }

@@ -313,6 +313,19 @@ public struct SpaceModel: Sendable {
     /// Whether anything but the zeros of a new space may be there.
     public func isTouched(_ sector: Int) -> Bool { !history[sector].isUntouched }
 
+    /// Whether some grain from this one on holds data beyond doubt.
+    func surelyHolds(fromGrain first: Int) -> Bool {
+        touchedGrains.contains { grain in
+            grain >= first
+                && (grain * SectorTable.sectorsPerGrain..<(grain + 1) * SectorTable.sectorsPerGrain)
+                    .contains {
+                        let only = history[$0].first
+                        return history[$0].isSingle && !isZeroes(only)
+                            && operations[Int(only.operation)].certain
+                    }
+        }
+    }
+
     /// Grains that may hold something, and all that a change was ever sent to; ascending.
     public var touchedGrains: [Int] { history.touchedGrains }
     public var sentGrains: [Int] { history.sentGrains }

@@ -126,7 +126,12 @@ struct Traffic {
     }
 
     private mutating func window(_ space: ClientSpace) -> Range<Int> {
-        let known = windows[space.model.serial] ?? makeWindows(space.model.sectors)
+        // A space that has become smaller has other windows.
+        let sectors = space.model.sectors
+        let old = windows[space.model.serial].flatMap { old in
+            old.allSatisfy { $0.upperBound <= sectors } ? old : nil
+        }
+        let known = old ?? makeWindows(sectors)
         windows[space.model.serial] = known
         return random.pick(known)
     }

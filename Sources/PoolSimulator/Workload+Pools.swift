@@ -3,7 +3,9 @@ import PoolFormat
 
 /// Pools, disks and spaces come and go, most of it while clients go on.
 extension Workload {
-    static let pools = [configuration, exports, addDisk, destroySpace, release]
+    static let pools = [
+        configuration, exports, addDisk, destroySpace, release, grow, shrink, shrinkFar, fixed,
+    ]
 
     /// Pool creation, space creation and destruction, a disk added, export and reopening.
     static let configuration = Workload("configuration") { _ in
@@ -107,4 +109,87 @@ extension Workload {
             stage.flush(space: to)
         }
     }
+
+    /// A space grows while clients write, past the end of its first region.
+    static let grow = Workload("grow") { stage in
+        someData(stage)
+    } body: { stage in
+        let grown = stage.busy({ count in
+            stage.write(count * 8 % 512..<count * 8 % 512 + 12, fua: count % 4 == 3)
+        }, during: { stage.site.resizeSpace("a", grains: 20) })
+        guard grown else { return }
+        stage.write(stage.grain(19))
+        stage.write(12 * 2048..<12 * 2048 + 40, fua: true)
+        stage.finish()
+        guard stage.site.resizeSpace("a", grains: 50) else { return }
+        stage.write(49 * 2048 + 2000..<50 * 2048)
+        stage.read(stage.grain(19))
+        stage.status(0..<50 * 2048)
+        stage.sync()
+    }
+
+    /// What lies past the new end is trimmed and cut off; when the space grows again, nothing of it
+    /// comes back.
+    static let shrink = Workload("shrink") { stage in
+        stage.begin(Stage.shape(.mirror2, grains: 40))
+        for grain in [0, 9, 20, 39] { stage.write(grain * 2048..<grain * 2048 + 96) }
+        stage.sync()
+    } body: { stage in
+        guard stage.site.tryToCutOff("a", grains: 10) else { return }
+        stage.trim(stage.grain(20))
+        stage.trim(stage.grain(39))
+        stage.write(8..<40)
+        stage.finish()
+        guard stage.site.resizeSpace("a", grains: 10) else { return }
+        stage.write(9 * 2048 + 50..<9 * 2048 + 130)
+        stage.flush()
+        stage.finish()
+        guard stage.site.resizeSpace("a", grains: 30) else { return }
+        stage.read(stage.grain(20))
+        stage.write(20 * 2048 + 8..<20 * 2048 + 24)
+        stage.status(0..<30 * 2048)
+        stage.sync()
+        stage.read(stage.grain(20))
+    }
+
+    /// The same far enough for a piece of metadata to be given back, and granted again.
+    static let shrinkFar = Workload("shrink-far") { stage in
+        stage.begin(Stage.shape(.mirror2, grains: 400))
+        stage.write(0..<96)
+        stage.write(stage.grain(390))
+        stage.sync()
+    } body: { stage in
+        stage.trim(stage.grain(390))
+        stage.write(64..<128)
+        stage.finish()
+        guard stage.site.resizeSpace("a", grains: 8) else { return }
+        stage.write(100..<140, fua: true)
+        stage.finish()
+        guard stage.site.resizeSpace("a", grains: 400) else { return }
+        stage.read(stage.grain(390))
+        stage.write(390 * 2048 + 16..<390 * 2048 + 48)
+        stage.sync()
+    }
+
+    /// A fixed space has its room from the start, keeps it through trims, and grows by whole groups.
+    static let fixed = Workload("fixed") { stage in
+        stage.begin(Stage.shape(.mirror2))
+        stage.write(0..<64)
+        stage.sync()
+    } body: { stage in
+        guard stage.site.createSpace("f", Stage.shape(.mirror2, isFixed: true)) else { return }
+        stage.status(0..<8 * 2048, space: 1)
+        stage.write(stage.grain(1), space: 1)
+        stage.write(3 * 2048 + 5..<3 * 2048 + 50, space: 1, fua: true)
+        stage.finish()
+        stage.trim(stage.grain(1), space: 1)
+        stage.write(2 * 2048..<2 * 2048 + 16, space: 1)
+        stage.flush(space: 1)
+        stage.finish()
+        guard stage.site.resizeSpace("f", grains: 260) else { return }
+        stage.write(259 * 2048..<259 * 2048 + 32, space: 1)
+        stage.status(0..<260 * 2048, space: 1)
+        stage.sync(space: 1)
+        stage.read(stage.grain(1), space: 1)
+    }.with { $0.diskBytes = 2 << 30 }
 }

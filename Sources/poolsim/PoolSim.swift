@@ -34,7 +34,7 @@ struct PoolSim: ParsableCommand {
     @Flag(help: "Cut the power at every device-I/O boundary of bounded workloads.")
     var exhaustive = false
 
-    @Option(help: "Only this workload of --exhaustive.")
+    @Option(help: "Only this workload of --exhaustive, or of --mutant.")
     var workload: String?
 
     @Option(help: "Seeded fates of the volatile writes at each boundary, beside none and all.")
@@ -43,10 +43,13 @@ struct PoolSim: ParsableCommand {
     @Option(help: "Cut every n-th boundary only.")
     var stride = 1
 
+    @Option(help: "Of every n-th cut, cut the recovery at each of its boundaries too.")
+    var recoveryStride: Int?
+
     @Option(help: "Cut this boundary only; with --verbose, print what follows.")
     var boundary: Int?
 
-    @Flag(help: "Run every mutant; each must be found, and only by runs with crashes.")
+    @Flag(help: "Run every mutant; each must be found, without a crash or only with one.")
     var mutants = false
 
     @Option(help: "Run one mutant.")
@@ -63,7 +66,7 @@ struct PoolSim: ParsableCommand {
             let names = Workload.all.map(\.name).joined(separator: ", ")
             throw ValidationError("no workload \"\(workload)\": \(names)")
         }
-        if operations < 1 || fates < 0 || stride < 1 || count == 0 {
+        if operations < 1 || fates < 0 || stride < 1 || count == 0 || recoveryStride ?? 1 < 1 {
             throw ValidationError("--operations, --stride and --count are at least 1")
         }
         if (mutants || mutant != nil) && !MutantRun.isAvailable {
@@ -128,7 +131,8 @@ struct PoolSim: ParsableCommand {
                     "seed \(seed): trace \(result.trace), \(result.operations) operations, "
                         + "\(result.deviceOperations) device operations, \(result.crashes) crashes "
                         + "(\(result.cutsDuringRecovery) during recovery), "
-                        + "\(result.refusedForRoom) refused for room")
+                        + "\(result.refusedForRoom) refused for room, "
+                        + "\(result.failedReads) reads failed")
             }
             if let violation = result.violation {
                 progress.clear()
@@ -164,6 +168,7 @@ struct PoolSim: ParsableCommand {
             options.schedules = 1
             options.recoveryStride = 97
         }
+        if let recoveryStride { options.recoveryStride = recoveryStride }
         options.stride = stride
         options.onlyBoundary = boundary
         options.verbose = verbose
@@ -195,6 +200,7 @@ struct PoolSim: ParsableCommand {
 
     private func runMutants(_ names: [String]) -> Bool {
         var run = MutantRun()
+        run.onlyWorkload = workload
         if let count { run.seeds = from...(from &+ count &- 1 < from ? from : from + count - 1) }
         if verbose {
             run.progress = { line in
@@ -206,11 +212,13 @@ struct PoolSim: ParsableCommand {
         for name in names {
             Watchdog.begin("--mutant \(name)")
             guard let outcome = run.run(name) else { continue }
+            if outcome.isGood { killed += 1 }
             if let found = outcome.foundWithoutCrashes {
-                say("\(name): does not count, a run without crashes sees it: \(found)")
+                let what = outcome.isPlain ? "killed without a crash" : "needs no crash, but should"
+                say("\(name): \(what): \(found)")
             } else if let by = outcome.killedBy {
-                killed += 1
-                say("\(name): killed by \(by)")
+                let what = outcome.isPlain ? "needs a crash, but should not" : "killed"
+                say("\(name): \(what) by \(by)")
             } else {
                 say("\(name): SURVIVED")
             }

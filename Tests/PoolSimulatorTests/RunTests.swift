@@ -115,4 +115,19 @@ import Testing
         let violation = try #require(site.machine.violation)
         #expect(violation.contains("ioError"))
     }
+
+    /// Every read of one disk fails: the other answers, whichever was asked first.
+    @Test(arguments: [0, 1]) func diskWithoutReadsIsBorne(_ faulty: Int) throws {
+        let (site, _) = try mirror()
+        site.machine.disks[faulty].readFaults = .init(percent: 100, stayingPercent: 50)
+        // Of both regions, which prefer different copies.
+        site.clients.submit(.write, space: 0, sectors: 5..<19)
+        site.clients.submit(.read, space: 0, sectors: 0..<64)
+        site.clients.finish()
+        site.clients.submit(.read, space: 0, sectors: 0..<8)
+        site.clients.finish()
+        #expect(site.machine.violation == nil)
+        // Only the first grains are read: their first copy is the one on disk 0.
+        #expect((site.machine.disks[faulty].failedReads > 0) == (faulty == 0))
+    }
 }

@@ -226,3 +226,67 @@ private struct Reader {
         #expect(reader.model.unsettledSectors() == [4])
     }
 }
+
+@Suite struct BlockStatusModelTests {
+    private func answer(
+        _ reader: inout Reader, _ sectors: Range<Int>, mapped: Bool, zeros: Bool,
+        asked: Range<Int> = 0..<2048, isFixed: Bool = false
+    ) -> String? {
+        let ticket = reader.model.submitRead()
+        return reader.model.replyStatus(
+            ticket, asked: asked,
+            SpaceModel.Extent(sectors: sectors, isMapped: mapped, readsAsZeros: zeros),
+            isFixed: isFixed)
+    }
+
+    @Test func freshSpaceIsAHole() {
+        var reader = Reader()
+        #expect(answer(&reader, 0..<2048, mapped: false, zeros: true) == nil)
+        #expect(answer(&reader, 0..<2048, mapped: true, zeros: true) != nil)
+        #expect(answer(&reader, 0..<2048, mapped: true, zeros: false) != nil)
+        #expect(answer(&reader, 0..<2048, mapped: true, zeros: true, isFixed: true) == nil)
+    }
+
+    @Test func writtenBlocksAreData() {
+        var reader = Reader()
+        _ = reader.write(0..<8)
+        #expect(answer(&reader, 0..<8, mapped: true, zeros: true) != nil)
+        #expect(answer(&reader, 0..<8, mapped: true, zeros: false) == nil)
+        #expect(answer(&reader, 0..<16, mapped: true, zeros: false) != nil)
+    }
+
+    @Test func trimmedBlocksAreZerosToTheBlock() {
+        var reader = Reader()
+        _ = reader.write(0..<32)
+        reader.trim(8..<16)
+        reader.flush()
+        #expect(answer(&reader, 8..<16, mapped: true, zeros: true, asked: 8..<32) == nil)
+        #expect(answer(&reader, 8..<24, mapped: true, zeros: true, asked: 8..<32) != nil)
+    }
+
+    @Test func writeInFlightMayBeToldEitherWay() {
+        var reader = Reader()
+        _ = reader.model.submitWrite(sectors: 0..<8, fua: false)
+        #expect(answer(&reader, 0..<8, mapped: true, zeros: true) == nil)
+        #expect(answer(&reader, 0..<8, mapped: true, zeros: false) == nil)
+    }
+
+    @Test func extentIsOfTheRequest() {
+        var reader = Reader()
+        #expect(answer(&reader, 8..<16, mapped: false, zeros: true) != nil)
+        #expect(answer(&reader, 0..<4, mapped: false, zeros: true) != nil)
+        #expect(answer(&reader, 0..<16, mapped: false, zeros: true, asked: 0..<8) != nil)
+        #expect(answer(&reader, 0..<8, mapped: false, zeros: false) != nil)
+    }
+
+    @Test func newSizeForgetsWhatLayBehind() {
+        var model = SpaceModel(serial: 1, sizeBytes: 2 << 20)
+        model.replyChange(model.submitWrite(sectors: 3000..<3008, fua: true), ok: true)
+        #expect(model.surelyHolds(fromGrain: 1))
+        model.resize(sizeBytes: 1 << 20)
+        #expect(model.sectors == 2048)
+        model.resize(sizeBytes: 2 << 20)
+        #expect(!model.isTouched(3000))
+        #expect(!model.surelyHolds(fromGrain: 0))
+    }
+}

@@ -18,6 +18,41 @@ public enum Mutant: String, CaseIterable, Sendable {
     case skipResync
     /// A configuration takes effect before it is flushed.
     case configurationUnflushed
+    /// A slab or piece is used before its grant is flushed.
+    case grantUnflushed
+    /// Opening reads what a flush has not made durable: a power cut takes it back again.
+    case openUnflushed
+    /// A region counts as clean before its last write is durable.
+    case cleanEarly
+    /// Replay leaves a grain that was mapped afresh the values it had before.
+    case replayKeepsValues
+    /// An unmapped grain is discarded before its unmapping is durable.
+    case discardEarly
+    /// The record of a move is written before the copied bytes are flushed.
+    case moveBeforeData
+    /// A moved grain's old place is handed out before its move is durable.
+    case moveFreesEarly
+    /// A move is recorded as a mapping afresh, which forgets the grain's values.
+    case moveForgetsValues
+    /// A write that comes while its grain is copied does not make the move stale.
+    case moveLosesWrites
+    /// Block status says of written blocks that they are a hole.
+    case statusForgetsData
+    /// A slab group without grains is forgotten, and its slabs with it.
+    case groupLeaks
+
+    /// Whether it does harm only in a crash; the others show in what clients see, or in the
+    /// books, while everything runs.
+    public var needsCrash: Bool {
+        switch self {
+        case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
+            .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
+            .openUnflushed, .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData,
+            .moveFreesEarly, .moveForgetsValues:
+            true
+        case .moveLosesWrites, .statusForgetsData, .groupLeaks: false
+        }
+    }
 
     #if MUTANTS
         nonisolated(unsafe) public static var active: Mutant?

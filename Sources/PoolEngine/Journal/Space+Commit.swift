@@ -85,6 +85,7 @@ extension Space {
         unflushedDevices = DeviceSet()
         swap(&flushWaiters, &capturedWaiters)
 
+        if Mutant.isActive(.discardEarly) { await discard(committing.freed) }
         if Mutant.isActive(.acknowledgeBeforeFlush) { confirmWaiters() }
         var isDurable = true
         if values.makesReadable && !Mutant.isActive(.recordBeforeData) {
@@ -119,7 +120,7 @@ extension Space {
         swap(&pending, &committing)
         for region in committing.marks { regions.setMark(region, .committing) }
         var values = CapturedValues()
-        values.makesReadable = !committing.moved.isEmpty
+        values.makesReadable = !committing.moved.isEmpty && !Mutant.isActive(.moveBeforeData)
         values.blocks.reserveCapacity(committing.blocks.keys.count)
         for key in committing.blocks.keys {
             guard key != PendingTable.removed else {
@@ -155,7 +156,8 @@ extension Space {
         guard isDue || isWanted else { return }
         nextCleaningNs = engine.nowNs &+ engine.limits.cleanAfterNs / 16
         let regions = self.regions.cleanable(
-            completedCommits: completedCommits, nowNs: engine.nowNs,
+            completedCommits: Mutant.isActive(.cleanEarly) ? .max : completedCommits,
+            nowNs: engine.nowNs,
             idleNs: isWanted ? 0 : engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)
         for region in regions {
             self.regions.setMark(region, .cleaning)
@@ -268,7 +270,7 @@ extension Space {
         _ grain: UInt64, _ entry: GrainMap.Entry, into writer: inout BatchWriter
     ) -> Bool {
         guard entry.isMapped else { return writer.appendUnmap(grain: grain) }
-        return committing.moved.contains(grain)
+        return committing.moved.contains(grain) && !Mutant.isActive(.moveForgetsValues)
             ? writer.appendMove(grain: grain, entry: entry.durable)
             : writer.appendMap(grain: grain, entry: entry.durable)
     }

@@ -42,7 +42,7 @@ extension Space {
         guard let frame = valuesFrame(request, forWrite: false) else { return }
         let first = Int(table[request].firstBlock)
         let end = first + Int(table[request].blockCount)
-        let isZero = isUnwritten(grain, first, frame)
+        let isZero = isUnwritten(grain, first, frame) || Mutant.isActive(.statusForgetsData)
         var block = first + 1
         while block < end, isUnwritten(grain, block, frame) == isZero { block += 1 }
         // From the request's first byte to the end of the run of blocks, or of the request.

@@ -15,20 +15,24 @@ extension Space {
         }
         lastReleaseNs = engine.nowNs
         skippedGroups.removeAll(keepingCapacity: true)
-        let io = IOBatch(engine)
         for start in stride(from: 0, to: freed.count, by: 256) {
             let some = freed[start..<min(start + 256, freed.count)]
-            for entry in some { addDiscards(io, entry) }
-            // A refused discard costs nothing but the space it would have given back.
-            _ = await io.run()
+            await discard(some)
             if engine.isStopped { return }
-            engine.discardRefused.formUnion(io.devices(with: .unsupported))
             for entry in some { groups.release(entry) }
             wake(&grainWaiters)
         }
         await releaseEmptyGroups()
         retryParked()
         compactionWanted.fire()
+    }
+
+    /// A refused discard costs nothing but the space it would have given back.
+    func discard(_ freed: some Sequence<GrainMap.Entry>) async {
+        let io = IOBatch(engine)
+        for entry in freed { addDiscards(io, entry) }
+        _ = await io.run()
+        engine.discardRefused.formUnion(io.devices(with: .unsupported))
     }
 
     private func addDiscards(_ io: IOBatch, _ entry: GrainMap.Entry) {
@@ -54,7 +58,7 @@ extension Space {
             pieces.markDirty(
                 .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
         }
-        guard await commit() else { return }
+        guard await commit(), !Mutant.isActive(.groupLeaks) else { return }
         // A slab that could not be given back is found unclaimed when the space is next opened.
         for group in removed { try? await pool.releaseGroup(group, lineage: lineage) }
     }

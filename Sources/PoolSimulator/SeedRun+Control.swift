@@ -1,0 +1,134 @@
+import PoolEngine
+import PoolFormat
+
+/// What an administrator does to a pool while clients are at work.
+extension SeedRun {
+    func controlOperation() -> Bool {
+        switch random.below(16) {
+        case 13, 14, 15:
+            return resize()
+        case 10, 11, 12:
+            return hollow()
+        case 0, 1, 2:
+            return site.clients.spaces.count < 4 ? createSpace() : destroySpace()
+        case 3, 4:
+            return site.clients.spaces.count > 1 ? destroySpace() : createSpace()
+        case 5, 6:
+            let used = site.members
+            guard let spare = machine.disks.indices.first(where: { !used.contains($0) }) else {
+                return reopen(export: true)
+            }
+            return site.addDisk(spare)
+        case 7:
+            return reopen(export: true)
+        default:
+            return reopen(export: false)
+        }
+    }
+
+    private func reopen(export: Bool) -> Bool {
+        site.clients.finish()
+        guard !machine.isCutDue else { return false }
+        let step = machine.onStep
+        machine.onStep = nil
+        defer { machine.onStep = step }
+        guard site.close(export: export) else { return false }
+        return site.recover()
+    }
+
+    /// Maps every grain of a large space and trims most of them again: what is left lies sparsely
+    /// in several slab groups.
+    private func hollow() -> Bool {
+        let large = site.clients.spaces.indices.filter {
+            site.clients.spaces[$0].model.sectors > 256 * 2048
+        }
+        guard !large.isEmpty else { return reopen(export: false) }
+        let name = site.clients.spaces[random.pick(large)].name
+        traffic.quiet = name
+        defer { traffic.quiet = nil }
+        guard let grains = site.clients.index(of: name).map({
+            site.clients.spaces[$0].model.sectors / 2048
+        }) else { return true }
+        for grain in 0..<grains {
+            let first = grain * 2048
+            guard submit(.writeZeroes, name, first..<first + 8) else { return false }
+        }
+        let kept = random.pick([5, 20])
+        for grain in 0..<grains where !random.chance(kept) {
+            guard submit(.trim, name, grain * 2048..<(grain + 1) * 2048) else { return false }
+        }
+        return true
+    }
+
+    /// Submits one request, as soon as there is room for it.
+    private func submit(
+        _ kind: SpaceRequest.Kind, _ name: String, _ sectors: Range<Int>
+    ) -> Bool {
+        guard let index = site.clients.index(of: name) else { return false }
+        while !site.clients.submit(kind, flags: .noHole, space: index, sectors: sectors) {
+            guard site.clients.waitForRoom() else { return false }
+        }
+        return true
+    }
+
+    func createSpace() -> Bool {
+        let name = "s\(nextSpace)"
+        nextSpace += 1
+        return site.createSpace(name, shape())
+    }
+
+    private func destroySpace() -> Bool {
+        let name = random.pick(site.clients.spaces.map(\.name))
+        traffic.quiet = name
+        defer { traffic.quiet = nil }
+        return calmDown(name) && site.destroySpace(name)
+    }
+
+    /// The last requests of a space end while the others go on.
+    private func calmDown(_ name: String) -> Bool {
+        while let index = site.clients.index(of: name),
+            site.clients.requestsInFlight(inSpace: index) > 0
+        {
+            refill()
+            guard machine.step(), !machine.isCutDue else { return false }
+        }
+        return true
+    }
+
+    private func resize() -> Bool {
+        guard let space = site.clients.spaces.indices.randomElement(using: &random) else {
+            return true
+        }
+        let name = site.clients.spaces[space].name
+        let grains = site.clients.spaces[space].model.sectors / 2048
+        guard grains > 1, random.chance(40) else {
+            return site.resizeSpace(name, grains: min(grains + random.within(1...120), 600))
+        }
+        traffic.quiet = name
+        defer { traffic.quiet = nil }
+        let end = random.within(1...grains - 1)
+        guard calmDown(name), let index = site.clients.index(of: name) else { return false }
+        if site.clients.spaces[index].model.surelyHolds(fromGrain: end) {
+            guard site.tryToCutOff(name, grains: end) else { return false }
+        }
+        for grain in end..<grains {
+            guard submit(.trim, name, grain * 2048..<(grain + 1) * 2048) else { return false }
+        }
+        return calmDown(name) && site.resizeSpace(name, grains: end)
+    }
+
+    private func shape() -> SpaceShape {
+        let mirrored = isFaulty || random.chance(65)
+        let disks = site.members.count
+        let widest = mirrored ? disks / 2 : disks
+        let grains = random.pick([4, 16, 40, 300])
+        return SpaceShape(
+            sizeBytes: UInt64(grains + random.below(4)) << 20,
+            resiliency: mirrored ? .mirror2 : .simple,
+            // One column: a large space is more than one slab group then.
+            columns: grains == 300 ? 1 : UInt16(random.below(widest + 1)),
+            interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
+            checksums: random.chance(70), whenFull: random.chance(50) ? .enospc : .wait,
+            isFixed: grains < 300 && random.chance(15))
+    }
+}
