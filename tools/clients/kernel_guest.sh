@@ -1,7 +1,8 @@
 #!/bin/bash
 # The init of a User-Mode Linux guest that uses poold through the kernel's own NBD client.
 #
-# Started by tools/clients/kernel_client with hostfs as its root; from the kernel's command line:
+# Started by tools/clients/kernel_client with the host's root, read-only, as its own; from the
+# kernel's command line:
 #   POOLD_BIN          where poold and poolctl are
 #   POOLD_TOOLS        the folder of this script
 #   POOLD_SCRATCH      a folder of the host: the file `report` there takes what is said here
@@ -12,8 +13,14 @@
 # to live in the guest's memory. The report ends with `guest: passed` or `guest: failed`.
 
 set -euo pipefail
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-exec >>"$POOLD_SCRATCH/report" 2>&1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run
+
+# Of the host, the scratch folder alone can be written to.
+mount -t tmpfs run /run
+mkdir /run/host
+mount -t hostfs -o "$POOLD_SCRATCH" host /run/host
+exec >>/run/host/report 2>&1
+cd /run
 
 DIRECTORY=/run/poold
 POOLD=0
@@ -31,7 +38,7 @@ power_off() {
         tail -n 25 /run/poold.log
         echo "guest: failed with status $status"
     fi
-    # The root is the host's own: nothing of it may be remounted or unmounted here.
+    # At once: there is nothing to be saved.
     echo o >/proc/sysrq-trigger
     sleep 60
 }
@@ -78,7 +85,6 @@ set_up() {
     mount -t proc proc /proc
     mount -t sysfs sys /sys
     mountpoint -q /dev || mount -t devtmpfs dev /dev
-    mount -t tmpfs run /run
     mount -t tmpfs -o size=200m memory /mnt
     mkdir "$MOUNTED"
     ip link set lo up
