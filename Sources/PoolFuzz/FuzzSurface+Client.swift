@@ -8,7 +8,7 @@ extension FuzzSurface {
         var output: [UInt8] = []
         var begun: String?
         var hasEnded = false
-        var usesStructuredReplies = false
+        var terms = SessionTerms()
         /// Input that belongs to the transmission phase.
         var rest: [UInt8] = []
     }
@@ -50,7 +50,7 @@ extension FuzzSurface {
                 result.output.count - before <= NBDLimits.stagingBytes,
                 "one option is answered with \(result.output.count - before) bytes")
             pending.removeFirst(step.consumedBytes)
-            result.usesStructuredReplies = handshake.usesStructuredReplies
+            result.terms = handshake.terms
             switch step.outcome {
             case .answered: continue
             case .ends:
@@ -71,11 +71,11 @@ extension FuzzSurface {
         throw FuzzFinding("\(input.count) bytes of handshake take more than \(Self.stepLimit) steps")
     }
 
-    /// Input: a byte that chooses the space, then the 28 bytes of a request's head.
+    /// Input: a byte that chooses the space and what was agreed on, then the 28 bytes of a request's head.
     func runRequest(_ reader: inout InputReader) throws(FuzzFinding) -> Bool {
         let choice = reader.u8()
         let sizes: [UInt64] = [64 << 20, 0, 1 << 20, 1 << 60, 1 << 63, .max - 511]
-        let sizeBytes = sizes[Int(choice >> 1) % sizes.count]
+        let sizeBytes = sizes[Int(choice >> 1 & 7) % sizes.count]
         let isReadOnly = choice & 1 == 1
         var head = reader.rest()
         head.append(contentsOf: repeatElement(0, count: max(0, RequestHeader.bytes - head.count)))
@@ -84,7 +84,9 @@ extension FuzzSurface {
         guard let header = RequestHeader(head.span) else { return false }
         try promise(
             UInt64(header.payloadBytes) <= UInt64(header.lengthBytes), "a payload outgrows its WRITE")
-        switch header.verdict(sizeBytes: sizeBytes, isReadOnly: isReadOnly) {
+        let terms = SessionTerms(
+            usesStructuredReplies: choice & 0x40 != 0, hasAllocationContext: choice & 0x20 != 0)
+        switch header.verdict(sizeBytes: sizeBytes, isReadOnly: isReadOnly, terms: terms) {
         case .disconnect, .refuse, .nothingToDo: return false
         case .proceed(let kind, _):
             let (end, overflow) = header.offsetBytes.addingReportingOverflow(
