@@ -271,6 +271,36 @@ private let mib = 1 << 20
         #expect(harness.holdsNothing)
     }
 
+    /// Who pauses in the middle of a payload is in nobody's way while there is memory, however busy
+    /// others keep the turns.
+    @Test func pausedClientOutlastsAFlood() throws {
+        let harness = try ServerHarness()
+        let paused = harness.connect()
+        paused.open()
+        let write = request(1, length: 1 << 20, payload: pattern(mib, 1))
+        paused.write(Array(write.prefix(5000)))
+        let busy = (0..<2).map { _ in harness.connect() }
+        for client in busy { client.open() }
+        harness.settle()
+        for round in 0..<3 {
+            var input: [UInt8] = []
+            for _ in 0..<50 { input += request(4, length: 64 << 20) }
+            for client in busy { client.write(input) }
+            harness.nowNs += 12_000_000_000
+            for _ in 0..<20 where harness.server.shared.waiting.isEmpty {
+                harness.nowNs += 1_500_000_000
+                harness.turn(waitNs: 0)
+            }
+            // The deadlines were looked at while somebody waited.
+            #expect(!harness.server.shared.waiting.isEmpty, "round \(round)")
+            for client in busy {
+                for _ in 0..<50 { #expect(client.simpleReply()?.error == 0) }
+            }
+        }
+        paused.write(Array(write.dropFirst(5000)))
+        #expect(paused.simpleReply() == .init(cookie: 1, error: 0))
+    }
+
     @Test func oneClientLeavesMostOfTheMemory() throws {
         let harness = try ServerHarness(counts: [60, 60, 60, 60])
         let client = harness.connect()

@@ -50,6 +50,8 @@ import PoolEngine
     var phase = Phase.vacant
     var isReady = false
     var isWaiting = false
+    /// Of one that waits: not only for the next turn of the loop.
+    var waitsForMemory = false
     var generation: UInt32 = 0
     var file = RingFile(descriptor: -1)
     var session: Session?
@@ -144,10 +146,11 @@ import PoolEngine
         shared.ready.append(index)
     }
 
-    /// Waits for memory or pieces that others hold.
+    /// Waits for memory or pieces that others hold, or for the next turn.
     func waitForShared() {
         guard !isWaiting else { return }
         isWaiting = true
+        waitsForMemory = shared.turnShare > 0
         shared.waiting.append(index)
     }
 

@@ -299,16 +299,17 @@ public final class NBDServer {
         nextCheckNs = now + Self.checkIntervalNs
         handshakes.endOverdue()
         wantsChecks = false
+        let isShort = shared.waiting.contains { connections[Int($0)].waitsForMemory }
         for connection in connections {
             switch connection.phase {
-            case .open, .draining: check(connection, now)
+            case .open, .draining: check(connection, now, isShort)
             case .vacant, .broken: break
             }
         }
     }
 
     /// Ends a connection that keeps what it holds because its client does not move.
-    private func check(_ connection: Connection, _ now: UInt64) {
+    private func check(_ connection: Connection, _ now: UInt64, _ isMemoryShort: Bool) {
         var idleNs = now - min(now, connection.lastProgressNs)
         if connection.isSending && idleNs >= Self.checkIntervalNs {
             // One that has just begun is looked at when the ring's own wake-up comes.
@@ -318,7 +319,7 @@ public final class NBDServer {
         }
         // It holds memory that others wait for, or the server wants to end.
         let isStuck = connection.isSending || connection.writePiece >= 0
-        let isInTheWay = !shared.waiting.isEmpty || connection.phase == .draining
+        let isInTheWay = isMemoryShort || connection.phase == .draining
         if connection.phase == .draining { wantsChecks = true }
         if isStuck && isInTheWay && idleNs >= NBDLimits.stallNs { connection.fail() }
     }
