@@ -16,8 +16,9 @@ struct FillForecast: Sendable {
     static let windowSeconds: Double = 3600
     /// Samples closer together than this tell nothing new.
     static let spacingSeconds: Double = 1
-    /// A rate needs as much.
+    /// A rate needs as much time, and as many steps up: one space that is made is no trend.
     static let baseSeconds: Double = 5
+    static let leastSteps = 3
     /// Beyond this nobody plans: ten years.
     static let horizonSeconds: Double = 315_576_000
 
@@ -39,6 +40,10 @@ struct FillForecast: Sendable {
         guard let first = samples.first, let last = samples.last,
             last.seconds - first.seconds >= Self.baseSeconds
         else { return nil }
+        let steps = zip(samples, samples.dropFirst()).count {
+            $0.allocatedBytes < $1.allocatedBytes
+        }
+        guard steps >= Self.leastSteps else { return nil }
         let count = Double(samples.count)
         let meanTime = samples.reduce(0) { $0 + ($1.seconds - first.seconds) } / count
         let meanBytes = samples.reduce(0) { $0 + Double($1.allocatedBytes) } / count

@@ -33,10 +33,6 @@ extension PoolRegistry {
         if request.writeCacheBytes ?? 0 != 0 {
             throw notInThisVersion("a write cache is", "leave --write-cache out")
         }
-        switch request.provisioning {
-        case .thin: break
-        case .fixed: throw notInThisVersion("fixed provisioning is", "use thin")
-        }
         let resiliency: ResiliencyKind =
             switch request.resiliency {
             case .simple: .simple
@@ -56,15 +52,15 @@ extension PoolRegistry {
                 "an interleave of \(SizeText.exact(request.interleaveBytes ?? 0)) is too large",
                 hint: "use a power of two from 16K to 1M")
         }
-        let whenFull: WhenFull =
-            switch request.whenFull {
-            case .wait: .wait
-            case .enospc: .enospc
-            }
+        var flags: SpaceFlags = request.checksums ? [] : .noChecksums
+        switch request.provisioning {
+        case .thin: break
+        case .fixed: flags.insert(.fixed)
+        }
         return Pool.SpaceParameters(
             name: request.name, sizeBytes: request.sizeBytes, resiliency: resiliency,
-            columns: columns, interleaveBytes: interleave,
-            flags: request.checksums ? [] : .noChecksums, whenFull: whenFull)
+            columns: columns, interleaveBytes: interleave, flags: flags,
+            whenFull: request.whenFull.whenFull)
     }
 
     private static func notInThisVersion(_ what: String, _ hint: String) -> ControlFailure {
@@ -94,7 +90,26 @@ extension PoolRegistry {
     func resizeSpace(
         _ path: SpacePath, _ request: SpaceResizeRequest
     ) throws(ControlFailure) -> PoolControl.SpaceStatus {
-        throw Self.notInThisVersion("resizing is", "make a new space")
+        let uuid = try openEntry(named: path.pool).entry.uuid
+        try shard.call { state throws(ControlFailure) in
+            let pool = try Self.pool(uuid, state)
+            try Self.require(path, in: pool)
+            let size = pool.configuration.spaces.first { $0.name == path.space }?.sizeBytes ?? 0
+            if request.shrink, request.sizeBytes < size {
+                // No suspension between the look and the withdrawal: nobody attaches in between.
+                try Self.requireUnused(path, state, to: "shrink it")
+                state.server.exports.withdraw(name: path.description)
+            }
+            // Whatever becomes of it, it is offered as it is then.
+            defer { Self.publish(path.space, of: pool, state) }
+            do throws(PoolError) {
+                try await pool.resizeSpace(
+                    path.space, sizeBytes: request.sizeBytes, allowShrink: request.shrink)
+            } catch {
+                throw ControlFailure(pool: error)
+            }
+        }
+        return try spaceStatus(path)
     }
 
     static func unknownSpace(_ path: SpacePath, _ names: [String]) -> ControlFailure {

@@ -127,8 +127,6 @@ extension Resiliency: ExpressibleByArgument {
     public static var allValueStrings: [String] { [simple.rawValue, mirror2.rawValue] }
 }
 
-extension Provisioning: ExpressibleByArgument {
-    public static var allValueStrings: [String] { [thin.rawValue] }
-}
+extension Provisioning: ExpressibleByArgument {}
 
 extension WhenFullPolicy: ExpressibleByArgument {}

@@ -34,7 +34,10 @@ struct SpaceCreate: ParsableCommand {
         transform: Size.init(parsing:))
     var interleave: Size?
 
-    @Option(help: ArgumentHelp("thin: room is taken as it is written.", valueName: "kind"))
+    @Option(
+        help: ArgumentHelp(
+            "thin: room is taken as it is written; fixed: all of it is taken now.",
+            valueName: "kind"))
     var provisioning = Provisioning.thin
 
     @Option(

@@ -114,7 +114,7 @@ import Testing
     }
 
     @Test(arguments: [
-        ["--resiliency", "parity1"], ["--resiliency", "mirror2", "--provisioning", "fixed"],
+        ["--resiliency", "parity1"], ["--resiliency", "mirror3"],
         ["--resiliency", "simple", "--ssd-tier", "1G"],
         ["--resiliency", "simple", "--write-cache", "1G"],
     ])
@@ -122,7 +122,7 @@ import Testing
         let arguments = ["space", "create", "tank/v", "--size", "1G"] + options
         #expect(try Poolctl.parseAsRoot(arguments) is SpaceCreate)
         let help = Poolctl.helpMessage(for: SpaceCreate.self)
-        for word in ["parity", "fixed", "tier", "cache", "mirror3"] {
+        for word in ["parity", "tier", "cache", "mirror3"] {
             #expect(!help.contains(word), "help offers \(word)")
         }
     }

@@ -178,8 +178,8 @@ import Testing
             ),
             (Request(name: "x", sizeBytes: 1 << 20, resiliency: .parity1), .notInThisVersion, ""),
             (
-                Request(name: "x", sizeBytes: 1 << 20, resiliency: .simple, provisioning: .fixed),
-                .notInThisVersion, "fixed"
+                Request(name: "x", sizeBytes: 1 << 40, resiliency: .simple, provisioning: .fixed),
+                .refused, "room"
             ),
             (
                 Request(name: "x", sizeBytes: 1 << 20, resiliency: .simple, ssdTierBytes: 1),

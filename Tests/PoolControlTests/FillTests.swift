@@ -75,6 +75,11 @@ import Testing
         #expect(forecast.secondsToFull(freeBytes: 1) == nil)
         forecast.add(seconds: 2, allocatedBytes: 50)
         #expect(forecast.secondsToFull(freeBytes: 1) == nil, "two seconds are no trend")
+        var once = FillForecast()
+        for minute in 0..<10 {
+            once.add(seconds: Double(minute) * 60, allocatedBytes: minute < 5 ? 1 : 9)
+        }
+        #expect(once.secondsToFull(freeBytes: 1) == nil, "one step is no trend")
         var still = FillForecast()
         var falling = FillForecast()
         var creeping = FillForecast()

@@ -12,8 +12,8 @@ import Testing
                 health:   degraded
                 reason:   r
                 action:   a
-                room:     4 B free of 9 B, 5 B allocated, 71 % full (notice); at this rate it
-                          is full in 2 hours
+                room:     4 B free of 9 B, 5 B allocated, 71 % full (notice); at this rate it is
+                          full in 2 hours
 
                 DISK   STATE   MEDIA  SIZE  ALLOCATED  ERRORS  ENCLOSURE  PATH
                 disk1  online  hdd     8 B        4 B       6  e1         /dev/sdb
