@@ -86,8 +86,9 @@ def end(process, seconds):
 
 
 class Poold:
-    def __init__(self, options, name, core=None):
+    def __init__(self, options, name, core=None, arguments=()):
         self.bin = options.bin
+        self.arguments = list(arguments)
         self.directory = os.path.join(options.scratch, name)
         self.id_file = os.path.join(options.scratch, "poold.pid")
         self.core = core
@@ -105,7 +106,7 @@ class Poold:
 
     @property
     def command(self):
-        return [os.path.join(self.bin, "poold"), "--dir", self.directory]
+        return [os.path.join(self.bin, "poold"), "--dir", self.directory, *self.arguments]
 
     def uri(self, export):
         return f"nbd+unix:///{export}?socket={self.socket}"

@@ -69,13 +69,13 @@ class PooldSpace:
 
     against = None
 
-    def __init__(self, poold, resiliency, copies):
+    def __init__(self, poold, engine, resiliency, copies):
         self.poold = poold
         self.resiliency = resiliency
         self.copies = copies
         self.name = "poold-" + resiliency
         self.note = (
-            f"{copies} cop{'y' if copies == 1 else 'ies'}, O_DIRECT over io_uring; every block is "
+            f"{copies} cop{'y' if copies == 1 else 'ies'}, O_DIRECT over {engine}; every block is "
             "checksummed, and verified when it is read; commits are journaled; thin"
         )
         self.commands = [poold.command]
@@ -500,6 +500,7 @@ def arguments():
     parser.add_argument("--repeats", type=at_least(3), default=3)
     parser.add_argument("--seconds", type=at_least(1), default=5)
     parser.add_argument("--cross", action="store_true")
+    parser.add_argument("--engine", choices=("io_uring", "libaio"))
     parser.add_argument("--json")
     options = parser.parse_args()
     if options.seconds > 600:
@@ -519,9 +520,9 @@ def packages(options):
 
 
 def make_targets(options, core):
-    poold = Poold(options, "poold", core)
+    poold = Poold(options, "poold", core, ["--engine", options.engine] if options.engine else ())
     poold.disks = options.disks
-    targets = [PooldSpace(poold, *space) for space in SPACES]
+    targets = [PooldSpace(poold, options.engine or "io_uring", *space) for space in SPACES]
     return targets + [PEERS[name](options, core) for name in options.peers]
 
 
