@@ -105,28 +105,28 @@ extension Space {
         for slot in found.keys.sorted() {
             guard let entry = found[slot] else { continue }
             guard isUsable(entry, slot: slot) else {
-                throw .claimRefused(lineage: lineage, what: "piece \(slot) cannot be")
+                let kind = entry.kind.map { "\($0)" } ?? "unknown"
+                throw .claimRefused(
+                    lineage: lineage, what: "piece \(slot) (\(kind) \(entry.index)) cannot be")
             }
             pieces.add(entry, slot: slot, bases: try resolver.bases([entry.copies])[0])
         }
     }
 
     /// What the directory's tables are sized by: sound bytes may still name a piece past the end.
-    /// Dirty pieces are granted before the space grows into what they describe.
+    /// Dirty and group pieces are granted before the space grows into what they describe.
     private func isUsable(_ entry: DirectoryEntry, slot: UInt32) -> Bool {
-        let grainsPerPage: UInt64
+        let pages: UInt64
+        let grains = UInt64(map.grainCount)
+        let mostGrains = Units.maximumSpaceBytes / UInt64(Units.grainBytes)
         switch entry.kind {
-        case .map: grainsPerPage = UInt64(MapPage.entriesPerPage)
-        case .checksum: grainsPerPage = UInt64(ChecksumPage.grainsPerPage)
-        case .dirty: grainsPerPage = UInt64(DirtyPage.regionsPerPage * Units.grainsPerRegion)
-        // Every group but one that was just granted has a grain.
-        case .group: grainsPerPage = UInt64(GroupPage.recordsPerPage)
+        case .map: pages = grains / UInt64(MapPage.entriesPerPage) + 1
+        case .checksum: pages = grains / UInt64(ChecksumPage.grainsPerPage) + 1
+        case .dirty:
+            pages = mostGrains / UInt64(DirtyPage.regionsPerPage * Units.grainsPerRegion) + 1
+        case .group: pages = UInt64(Self.groupLimit) / UInt64(GroupPage.recordsPerPage) + 1
         case nil, .root, .journal, .directory, .missed, .pins, .heat: return false
         }
-        let grains =
-            entry.kind == .dirty
-            ? Units.maximumSpaceBytes / UInt64(Units.grainBytes) : UInt64(map.grainCount)
-        let pages = grains / grainsPerPage + 1
         let pieceLimit = pages / UInt64(MetadataPage.pagesPerPiece) + 1
         return UInt64(entry.index) < pieceLimit
             && DirectoryPage.place(ofSlot: slot).page < directoryPages

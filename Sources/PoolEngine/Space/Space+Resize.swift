@@ -126,7 +126,9 @@ extension Space {
 
     /// As many groups as one commit takes, durable in their tables, and then claimed.
     private func grantSome(grains: Int) async throws(PoolError) -> [GroupRecord] {
-        let limit = max(1, min(1024, journal.blockCount * Units.blockBytes / 8 / 1200))
+        // No group has fewer grains than a slab: more ids would only ask for pages nobody needs.
+        let most = (grains + Units.grainsPerSlab - 1) / Units.grainsPerSlab
+        let limit = max(1, min(most, 1024, journal.blockCount * Units.blockBytes / 8 / 1200))
         let ids = groups.nextIDs(limit)
         for page in Set(ids.map(GroupPage.index)).sorted() {
             try await ensurePiece(.group, page: page)
