@@ -4,14 +4,17 @@ import PoolFormat
 ///
 /// It has no clock, socket, file, randomness or global. A driver turns the crank:
 ///
-///     submit(request)...  complete(completion)...  poll(nowNs:)
-///     then take `operations`, `witnessOperations` and `replies`
+///     submit(request)...  complete(completion)...  receive(post)...  poll(nowNs:)
+///     then take `operations`, `witnessOperations`, `posts` and `replies`
 ///
 /// Everything, the asynchronous slow paths included, runs inside `poll` on the driver's thread, so
 /// the same inputs in the same order give the same outputs in the same order.
 public final class Engine: @unchecked Sendable {
     public let arena: BufferArena
     public let limits: Limits
+    /// Which of the ``shardCount`` engines of this process it is.
+    public let shard: Int
+    public let shardCount: Int
     let executor = ShardExecutor()
 
     /// What the devices are asked to do. The driver takes them and clears the list.
@@ -20,6 +23,8 @@ public final class Engine: @unchecked Sendable {
     public var witnessOperations: [WitnessOperation] = []
     /// What the clients are told. The driver takes them and clears the list.
     public var replies: [SpaceReply] = []
+    /// What the other shards' engines are told. The driver takes them and clears the list.
+    public var posts: [EnginePost] = []
 
     public private(set) var nowNs: UInt64 = 0
     public private(set) var isStopped = false
@@ -40,6 +45,11 @@ public final class Engine: @unchecked Sendable {
     var framesWanted = 0
     /// Fires when a frame may have become free to evict.
     private(set) lazy var frameReleased = Signal(self)
+    /// Spaces of this process with writes that wait for room: others give back what they can.
+    var parkedSpaces = 0
+    /// Spaces placed on each shard by the pools of this one.
+    var spacesPlaced: [Int]
+    private var pools: [WeakPool] = []
     private var batches: [IOBatch?] = []
     private var freeBatches: [Int] = []
     private var signals: [WeakSignal] = []
@@ -49,8 +59,16 @@ public final class Engine: @unchecked Sendable {
     /// Requests that can go on; filled by whatever they waited for, drained by `poll`.
     var runnable: [RequestIndex] = []
 
-    public init(arena: BufferArena, limits: Limits = Limits()) {
+    /// - Parameter shard: below `shardCount`. The engines of a process are numbered from 0, and
+    ///   its pools are opened on one of them.
+    public init(
+        arena: BufferArena, limits: Limits = Limits(), shard: Int = 0, shardCount: Int = 1
+    ) {
         limits.check()
+        precondition(shardCount >= 1 && (0..<shardCount).contains(shard))
+        self.shard = shard
+        self.shardCount = shardCount
+        spacesPlaced = Array(repeating: 0, count: shardCount)
         self.arena = arena
         self.limits = limits
         requests = RequestTable(capacity: limits.requestsInFlight)
@@ -133,8 +151,17 @@ public final class Engine: @unchecked Sendable {
             timers.removeAll()
             executor.drain()
         } while executor.hasJobs
-        for case let space? in spaces { space.pool.spaces.removeAll() }
+        for pool in pools { pool.pool?.spaces.removeAll() }
+        pools.removeAll()
         spaces.removeAll()
+    }
+
+    // MARK: - devices
+
+    /// What is known of a device from here on.
+    func note(_ device: DeviceIndex, serves: Bool, supportsDiscard: Bool) {
+        serves ? failedDevices.remove(device) : failedDevices.insert(device)
+        supportsDiscard ? discardRefused.remove(device) : discardRefused.insert(device)
     }
 
     // MARK: - spaces
@@ -193,6 +220,12 @@ public final class Engine: @unchecked Sendable {
         freeBatches.append(index)
     }
 
+    /// A pool whose home this engine is: a stop ends its hold on its spaces.
+    func register(_ pool: Pool) {
+        pools.removeAll { $0.pool == nil }
+        pools.append(WeakPool(pool: pool))
+    }
+
     func register(_ signal: Signal) {
         signals.removeAll { $0.signal == nil }
         signals.append(WeakSignal(signal: signal))
@@ -249,6 +282,10 @@ private final class WitnessResult {
     let signal: Signal
     var recorded = false
     init(signal: Signal) { self.signal = signal }
+}
+
+private struct WeakPool {
+    weak var pool: Pool?
 }
 
 private struct WeakSignal {

@@ -7,7 +7,7 @@
 /// Reusable: `run` empties it. A batch is at most 65,536 operations.
 @safe
 final class IOBatch: @unchecked Sendable {
-    private unowned let engine: Engine
+    unowned let engine: Engine
     private var pending: [DeviceOperation] = []
     /// One for each operation of the last run, in the order they were added.
     private(set) var statuses: [DeviceStatus] = []

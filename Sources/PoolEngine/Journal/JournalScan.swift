@@ -136,9 +136,8 @@ package struct JournalScan {
 extension Space {
     /// Reads every copy of the journal. A copy that cannot be read counts as one that has nothing.
     static func scanJournal(
-        _ pool: Pool, lineage: Lineage, pieces: [[SlabGroups.Base]]
+        _ pool: Pool, _ engine: Engine, lineage: Lineage, pieces: [[SlabGroups.Base]]
     ) async throws(PoolError) -> JournalScan {
-        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let io = IOBatch(engine)
@@ -148,7 +147,7 @@ extension Space {
                 io.read(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, into: buffer)
                 guard await io.run() else {
                     if engine.isStopped { throw .stopped }
-                    pool.noteReadError(base.device)
+                    pool.noteReadError(base.device, from: engine)
                     continue
                 }
                 unsafe scan.add(
@@ -161,9 +160,8 @@ extension Space {
 
     /// Writes every batch of the chain to the copies that lack it, and flushes them all.
     static func mergeJournal(
-        _ pool: Pool, pieces: [[SlabGroups.Base]], chain: [JournalScan.Batch]
+        _ pool: Pool, _ engine: Engine, pieces: [[SlabGroups.Base]], chain: [JournalScan.Batch]
     ) async throws(PoolError) {
-        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let io = IOBatch(engine)

@@ -33,12 +33,10 @@ extension Space {
             throw .noMetadataSpace
         }
         func bases(_ entry: DirectoryEntry) -> [SlabGroups.Base] {
-            entry.copies.map {
-                SlabGroups.Base(device: pool.device($0.disk), offsetBytes: pool.offset($0))
-            }
+            pool.places.bases(of: entry.copies)
         }
         try await writeEmptyPages(
-            pool, kind: .directory, piece: 0, lineage: lineage, epoch: 0,
+            pool, engine, kind: .directory, piece: 0, lineage: lineage, epoch: 0,
             bases: bases(directoryPiece))
         try await writeFirstBatch(pool, lineage: lineage, bases: bases(journal[0]))
         let content = SpaceRoot(
@@ -96,13 +94,17 @@ extension Space {
 
     // MARK: - opening
 
+    /// On the shard of `engine`, which the space stays on.
     static func open(
-        _ pool: Pool, _ record: SpaceRecord, epoch: UInt64
+        _ pool: Pool, on engine: Engine, _ places: DiskPlaces, _ settings: PoolSettings,
+        _ record: SpaceRecord, epoch: UInt64
     ) async throws(PoolError) -> Space {
-        let root = try await readRoot(pool, record)
-        let resolve = Resolver(pool: pool, lineage: record.lineage)
+        let resolve = Resolver(places: places, lineage: record.lineage)
+        let root = try await readRoot(
+            pool, engine, record, bases: try resolve.bases([record.root])[0])
         let journalPieces = try resolve.bases(root.journal)
-        let scan = try await scanJournal(pool, lineage: record.lineage, pieces: journalPieces)
+        let scan = try await scanJournal(
+            pool, engine, lineage: record.lineage, pieces: journalPieces)
         let chain: [JournalScan.Batch]
         switch scan.chain() {
         case .chain(let found): chain = found
@@ -112,15 +114,15 @@ extension Space {
         case .empty:
             throw .claimRefused(lineage: record.lineage, what: "its journal is empty")
         }
-        try await mergeJournal(pool, pieces: journalPieces, chain: chain)
+        try await mergeJournal(pool, engine, pieces: journalPieces, chain: chain)
 
         let space = Space(
-            pool: pool, record: record, epoch: epoch,
-            journal: Journal(resuming: chain, pieces: journalPieces),
+            pool: pool, engine: engine, places: places, settings: settings, record: record,
+            epoch: epoch, journal: Journal(resuming: chain, pieces: journalPieces),
             pieces: PieceDirectory(
                 rootDirectory: try resolve.bases(root.directory),
                 fixedPieces: 1 + root.journal.count))
-        space.handle = pool.engine.attach(space)
+        space.handle = engine.attach(space)
         do throws(PoolError) {
             try await space.recover(chain, root: root, record: record)
         } catch {
@@ -131,12 +133,10 @@ extension Space {
     }
 
     private static func readRoot(
-        _ pool: Pool, _ record: SpaceRecord
+        _ pool: Pool, _ engine: Engine, _ record: SpaceRecord, bases: [SlabGroups.Base]
     ) async throws(PoolError) -> SpaceRoot {
-        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
-        let bases = try Resolver(pool: pool, lineage: record.lineage).bases([record.root])[0]
         let io = IOBatch(engine)
         var best: SpaceRoot?
         for base in bases {
@@ -146,7 +146,7 @@ extension Space {
                     bytes: SpaceRoot.slotBytes, into: buffer)
                 guard await io.run() else {
                     if engine.isStopped { throw .stopped }
-                    pool.noteReadError(base.device)
+                    pool.noteReadError(base.device, from: engine)
                     continue
                 }
                 let root = unsafe try? SpaceRoot.decode(
@@ -165,19 +165,16 @@ extension Space {
 
     /// Turns addresses that were read from a disk into places, refusing those that are none.
     struct Resolver {
-        let pool: Pool
+        let places: DiskPlaces
         let lineage: Lineage
 
         func bases(_ pieces: [[PieceAddress]]) throws(PoolError) -> [[SlabGroups.Base]] {
             var result: [[SlabGroups.Base]] = []
             for copies in pieces {
-                for address in copies where !pool.contains(address) {
+                for address in copies where !places.contains(address) {
                     throw .claimRefused(lineage: lineage, what: "it names a piece that does not exist")
                 }
-                result.append(
-                    copies.map {
-                        SlabGroups.Base(device: pool.device($0.disk), offsetBytes: pool.offset($0))
-                    })
+                result.append(places.bases(of: copies))
             }
             return result
         }
@@ -193,9 +190,11 @@ extension Space {
         try await recoverRegions(records)
         overlayValues(records)
         let rootPieces = record.root + root.journal.joined() + root.directory.joined()
-        try await pool.reconcile(
-            lineage: lineage, groups: groups.records,
-            pieces: rootPieces + pieces.entries.flatMap(\.copies))
+        let (lineage, claimed) = (lineage, groups.records)
+        let claimedPieces = rootPieces + pieces.entries.flatMap(\.copies)
+        try await atHome { pool async throws(PoolError) in
+            try await pool.reconcile(lineage: lineage, groups: claimed, pieces: claimedPieces)
+        }
         try await start()
     }
 

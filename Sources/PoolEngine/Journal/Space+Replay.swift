@@ -101,7 +101,7 @@ extension Space {
             pieces.markDirty(
                 .directory, UInt32(DirectoryPage.place(ofSlot: slot).page), since: sequence)
         }
-        let resolver = Resolver(pool: pool, lineage: lineage)
+        let resolver = Resolver(places: places, lineage: lineage)
         for slot in found.keys.sorted() {
             guard let entry = found[slot] else { continue }
             guard isUsable(entry, slot: slot) else {
@@ -178,7 +178,7 @@ extension Space {
             && Int(record.unitBytes) >= Self.minimumInterleaveBytes
             && record.unitBytes.nonzeroBitCount == 1
             && Int(record.unitBytes) <= Units.slabBytes
-            && record.slabs.allSatisfy { pool.contains($0.address) }
+            && record.slabs.allSatisfy { places.contains($0.address) }
     }
 
     func recoverMap(_ records: Replayed) async throws(PoolError) {

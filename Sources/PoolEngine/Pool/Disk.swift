@@ -121,6 +121,8 @@ final class Disk: @unchecked Sendable {
     var failure: String?
     /// The configuration in effect says that it has failed.
     var isFailureRecorded = false
+    /// Whether it serves, as every other shard has been told; nil before the first time.
+    var announced: Bool?
     /// The configuration in effect has it; before that nothing is granted on it.
     var isMember = true
 

@@ -63,6 +63,7 @@ extension Pool {
         let oldVoters = configuration.voters
         var next = wanted
         while true {
+            try await announceDisks()
             let leaving = foldFailures(into: &next)
             guard !servingDisks.isEmpty, highestVersion.sequence < Self.numberLimit else {
                 return try loseQuorum()
@@ -81,7 +82,7 @@ extension Pool {
             for disk in leaving { disk.isFailureRecorded = true }
             configuration = next
             generationLimit = next.nextGeneration
-            announceReadOnly()
+            try await announceReadOnly()
             return
         }
     }
@@ -158,17 +159,46 @@ extension Pool {
             ? text : "disk\(disk.number.rawValue) failed"
     }
 
+    /// Tells every other shard which disks serve, and returns once each has answered: before a
+    /// configuration that names a disk takes effect, so before anything is granted on it, and
+    /// before its failure is recorded, so before anybody is told of it.
+    private func announceDisks() async throws(PoolError) {
+        while let disk = disks.first(where: { $0.announced != $0.serves }) {
+            let (device, serves) = (disk.device, disk.serves)
+            let supportsDiscard = disk.description.supportsDiscard
+            let lost = serves ? [] : spaces.filter { disk.holds($0.lineage) }
+            let reason = Self.reason(disk)
+            for shard in engine.otherShards {
+                try await engine.on(shard) { other in
+                    other.note(device, serves: serves, supportsDiscard: supportsDiscard)
+                    for space in lost where space.engine === other {
+                        space.becomeReadOnly(reason)
+                    }
+                }
+            }
+            disk.announced = serves
+        }
+    }
+
     /// Tells open spaces what the configuration in effect says of them.
-    func announceReadOnly() {
+    func announceReadOnly() async throws(PoolError) {
         for record in configuration.spaces where record.flags.contains(.readOnly) {
-            spaces.first { $0.lineage == record.lineage }?
-                .becomeReadOnly(record.readOnlyReason)
+            guard let space = spaces.first(where: { $0.lineage == record.lineage }) else {
+                continue
+            }
+            try await engine.on(space.engine.shard) { _ in
+                space.becomeReadOnly(record.readOnlyReason)
+            }
         }
     }
 
     private func loseQuorum() throws(PoolError) {
         hasLostQuorum = true
-        for space in spaces { space.becomeReadOnly("the pool's disks take no more changes") }
+        for space in spaces {
+            engine.post(to: space.engine.shard) { _ in
+                space.becomeReadOnly("the pool's disks take no more changes")
+            }
+        }
         throw .noQuorum(pool: name)
     }
 

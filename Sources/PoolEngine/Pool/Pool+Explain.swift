@@ -44,7 +44,7 @@ extension Pool {
                 name: name, reason: unavailable[record.lineage] ?? "the pool is closed")
         }
         return Explanation(
-            places: places, groups: space.groupRecords, metadata: metadataCopies(record.lineage))
+            places: places, groups: facts(space).groups, metadata: metadataCopies(record.lineage))
     }
 
     /// Whether some disk was said to fail together with others.

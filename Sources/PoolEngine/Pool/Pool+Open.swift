@@ -118,15 +118,36 @@ extension Pool {
     }
 
     func openSpace(_ record: SpaceRecord, _ epoch: UInt64) async throws(PoolError) {
-        for piece in record.root where !contains(piece) {
+        for piece in record.root where !places.contains(piece) {
             throw .claimRefused(
                 lineage: record.lineage,
                 what: "its root lies on disk\(piece.disk.rawValue), which is not here")
         }
-        let space = try await Space.open(self, record, epoch: epoch)
-        spaces.append(space)
+        let shard = chooseShard()
+        engine.spacesPlaced[shard] += 1
+        let (places, settings) = (places, configuration.settings)
+        do throws(PoolError) {
+            let space = try await engine.on(shard) { [self] engine async throws(PoolError) in
+                try await Space.open(
+                    self, on: engine, places, settings, record, epoch: epoch)
+            }
+            spaces.append(space)
+        } catch {
+            engine.spacesPlaced[shard] -= 1
+            throw error
+        }
         // What was recorded while it opened.
-        announceReadOnly()
+        try await announceReadOnly()
+    }
+
+    /// The shard with the fewest spaces: the lowest of them.
+    private func chooseShard() -> Int {
+        var best = 0
+        for shard in engine.spacesPlaced.indices
+        where engine.spacesPlaced[shard] < engine.spacesPlaced[best] {
+            best = shard
+        }
+        return best
     }
 
     // MARK: - reading members

@@ -86,7 +86,8 @@ extension Pool {
         guard disk.failure == nil else { return }
         disk.failure = what
         engine.failedDevices.insert(disk.device)
-        for space in spaces where disk.holds(space.lineage) {
+        // Those of other shards are told, and wait for it, before the failure is recorded.
+        for space in spaces where space.engine === engine && disk.holds(space.lineage) {
             space.becomeReadOnly(Self.reason(disk))
         }
     }

@@ -24,9 +24,12 @@ extension Pool {
             guard allowShrink || sizeBytes > record.sizeBytes else {
                 throw .shrinkNotAsked(name: name)
             }
-            guard let space = space(named: name), space.readOnlyReason == nil else {
-                let reason = space(named: name)?.readOnlyReason ?? unavailable[record.lineage]
-                throw .spaceUnavailable(name: name, reason: reason ?? "it is not open")
+            guard let space = space(named: name) else {
+                let reason = unavailable[record.lineage] ?? "it is not open"
+                throw .spaceUnavailable(name: name, reason: reason)
+            }
+            if let reason = try await on(space, { $0.readOnlyReason }) {
+                throw .spaceUnavailable(name: name, reason: reason)
             }
             if sizeBytes > record.sizeBytes {
                 try await grow(space, record, to: sizeBytes)
@@ -59,22 +62,26 @@ extension Pool {
                 }
             }
         }
-        try await space.prepareToGrow(to: sizeBytes)
+        try await on(space) { space async throws(PoolError) in
+            try await space.prepareToGrow(to: sizeBytes)
+        }
         try await change(record.lineage, sizeBytes: sizeBytes)
-        space.grow(to: sizeBytes)
+        try await on(space) { $0.grow(to: sizeBytes) }
     }
 
     private func shrink(
         _ space: Space, _ record: SpaceRecord, to sizeBytes: UInt64
     ) async throws(PoolError) {
-        try await space.prepareToShrink(to: sizeBytes, name: record.name)
+        try await on(space) { space async throws(PoolError) in
+            try await space.prepareToShrink(to: sizeBytes, name: record.name)
+        }
         do throws(PoolError) {
             try await change(record.lineage, sizeBytes: sizeBytes)
         } catch {
-            space.grow(to: record.sizeBytes)
+            try await on(space) { $0.grow(to: record.sizeBytes) }
             throw error
         }
-        space.shrink(to: sizeBytes)
+        try await on(space) { $0.shrink(to: sizeBytes) }
     }
 
     private func change(_ lineage: Lineage, sizeBytes: UInt64) async throws(PoolError) {

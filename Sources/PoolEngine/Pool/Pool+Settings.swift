@@ -14,7 +14,10 @@ extension Pool {
         try await holding(administrationLock) { () async throws(PoolError) in
             try requireOpen()
             try await changeConfiguration { edit(&$0.settings) }
-            for space in spaces { space.adopt(compacts: configuration.settings.compaction) }
+            let compacts = configuration.settings.compaction
+            for space in spaces {
+                engine.post(to: space.shard) { _ in space.adopt(compacts: compacts) }
+            }
         }
     }
 
@@ -82,7 +85,9 @@ extension Pool {
                 if let whenFull = change.whenFull { next.spaces[index].whenFull = whenFull }
             }
             let record = configuration.spaces[index]
-            spaces.first { $0.lineage == record.lineage }?.adopt(whenFull: record.whenFull)
+            if let space = spaces.first(where: { $0.lineage == record.lineage }) {
+                engine.post(to: space.shard) { _ in space.adopt(whenFull: record.whenFull) }
+            }
         }
     }
 }

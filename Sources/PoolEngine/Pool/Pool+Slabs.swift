@@ -106,7 +106,7 @@ extension Pool {
     /// Gives a group's slabs back, durably. The slabs of a disk that failed stay as they are.
     func releaseGroup(_ group: GroupRecord, lineage: Lineage) async throws(PoolError) {
         try await holding(tableLock) { () async throws(PoolError) in
-            for slab in group.slabs where contains(slab.address) {
+            for slab in group.slabs where places.contains(slab.address) {
                 guard let disk = disk(slab.address.disk) else { continue }
                 let entry = disk.slabs[Int(slab.address.slab)]
                 guard entry.lineage == lineage, entry.generation == slab.generation else {
@@ -136,7 +136,7 @@ extension Pool {
                     let wanted = SlabEntry(
                         lineage: lineage, group: group.id, column: UInt16(column),
                         generation: slab.generation)
-                    guard contains(slab.address), let disk = disk(slab.address.disk),
+                    guard places.contains(slab.address), let disk = disk(slab.address.disk),
                         disk.slabs[Int(slab.address.slab)] == wanted
                     else { throw Self.refused(lineage, slab.address, "slab") }
                     guard claimedSlabs.insert(slab.address).inserted else {

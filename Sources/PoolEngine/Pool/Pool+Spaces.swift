@@ -94,7 +94,9 @@ extension Pool {
         updateReserves()
         guard reservesFit else { throw .noMetadataSpace }
         guard let space = spaces.first(where: { $0.lineage == lineage }) else { return }
-        try await space.grantGrains(space.map.grainCount)
+        try await on(space) { space async throws(PoolError) in
+            try await space.grantGrains(space.map.grainCount)
+        }
     }
 
     private func check(_ parameters: SpaceParameters) throws(PoolError) {
@@ -143,8 +145,7 @@ extension Pool {
 
     private func destroy(_ record: SpaceRecord) async throws(PoolError) {
         if let index = spaces.firstIndex(where: { $0.lineage == record.lineage }) {
-            let space = spaces.remove(at: index)
-            await space.close()
+            await close(spaces.remove(at: index))
             unavailable[record.lineage] = "it is being destroyed"
         }
         try await changeConfiguration { next in
@@ -197,6 +198,13 @@ extension Pool {
     }
 
     private func closeSpaces() async {
-        while let space = spaces.popLast() { await space.close() }
+        while let space = spaces.popLast() { await close(space) }
+    }
+
+    private func close(_ space: Space) async {
+        let shard = space.engine.shard
+        // A stopped engine has closed its spaces in its own way.
+        try? await engine.on(shard) { _ in await space.close() }
+        engine.spacesPlaced[shard] -= 1
     }
 }

@@ -54,14 +54,48 @@ extension Pool {
         /// Writes that wait for the pool to have room.
         public var waitingWrites: Int
         public var epoch: UInt64
-        /// For requests; nil while the space is not open.
+        /// For requests to the engine of `shard`; nil while the space is not open.
         public var handle: SpaceHandle?
+        public var shard: Int
         /// Disks with a part of it that have failed or are not here.
         public var lostDisks: [DiskNumber]
         /// Why it is not open, or takes no writes; empty when all is well.
         public var reason: String
     }
 
+    /// What of a space's status its own shard knows.
+    struct SpaceFacts: Sendable {
+        var mappedBytes: UInt64 = 0
+        var readOnlyReason: String?
+        var waitingWrites = 0
+        var groups: [GroupRecord] = []
+
+        init() {}
+
+        /// On the space's shard.
+        init(_ space: Space) {
+            mappedBytes = space.mappedBytes
+            waitingWrites = space.waitingWrites
+            readOnlyReason = space.readOnlyReason
+            groups = space.groupRecords
+        }
+    }
+
+    /// Asks the spaces that are on other shards, for the next ``status()``.
+    public func refreshStatus() async {
+        for shard in engine.otherShards {
+            let asked = spaces.filter { $0.engine.shard == shard }
+            guard !asked.isEmpty else { continue }
+            // A stopped engine has no more to say.
+            guard
+                let answers = try? await engine.on(
+                    shard, { _ in asked.map { SpaceFacts($0) } })
+            else { return }
+            for (space, facts) in zip(asked, answers) { learnt[space.lineage] = facts }
+        }
+    }
+
+    /// Live, but for what spaces on other shards said at the last ``refreshStatus()``.
     public func status() -> Status {
         let allocated = allocatedByLineage()
         let slabBytes = UInt64(Units.slabBytes)
@@ -92,10 +126,11 @@ extension Pool {
 
     private func status(_ record: SpaceRecord, _ allocatedBytes: UInt64) -> SpaceStatus {
         let space = spaces.first { $0.lineage == record.lineage }
+        let facts = space.map(facts)
         let lost = disks.filter { !$0.serves && $0.holds(record.lineage) }.map(\.number)
         let absent = record.root.map(\.disk).filter { disk($0) == nil }
         let reason =
-            unavailable[record.lineage] ?? space?.readOnlyReason
+            unavailable[record.lineage] ?? facts?.readOnlyReason
             ?? (record.readOnlyReason.isEmpty && space == nil && !isClosed
                 ? "it is not open" : record.readOnlyReason)
         return SpaceStatus(
@@ -103,9 +138,19 @@ extension Pool {
             resiliency: record.resiliency, columns: Int(record.columns),
             interleaveBytes: record.interleaveBytes, flags: record.flags,
             whenFull: record.whenFull, allocatedBytes: allocatedBytes,
-            mappedBytes: space?.mappedBytes ?? 0, waitingWrites: space?.waitingWrites ?? 0,
+            mappedBytes: facts?.mappedBytes ?? 0, waitingWrites: facts?.waitingWrites ?? 0,
             epoch: fences.first { $0.lineage == record.lineage }?.epoch ?? 0,
-            handle: space?.handle, lostDisks: (lost + absent).sorted(), reason: reason)
+            handle: space?.handle, shard: space?.shard ?? engine.shard,
+            lostDisks: (lost + absent).sorted(), reason: reason)
+    }
+
+    /// The slab groups of a space; none while it is not open. As current as ``status()``.
+    public func groups(ofSpace name: String) -> [GroupRecord] {
+        space(named: name).map { facts($0).groups } ?? []
+    }
+
+    func facts(_ space: Space) -> SpaceFacts {
+        space.engine === engine ? SpaceFacts(space) : learnt[space.lineage] ?? SpaceFacts()
     }
 
     /// Of the disks that take writes: what is granted, and what still may be. A slab that is kept
@@ -118,8 +163,8 @@ extension Pool {
         return ((slabs - free) * slabBytes, grantable * slabBytes)
     }
 
-    /// Of all its spaces.
-    public var waitingWrites: Int { spaces.reduce(0) { $0 + $1.waitingWrites } }
+    /// Of all its spaces; as current as ``status()``.
+    public var waitingWrites: Int { spaces.reduce(0) { $0 + facts($1).waitingWrites } }
 
     func allocatedByLineage() -> [Lineage: UInt64] {
         var bytes: [Lineage: UInt64] = [:]

@@ -45,6 +45,8 @@ public final class Pool: @unchecked Sendable {
     private(set) var disks: [Disk] = []
     /// By disk number.
     private var disksByNumber: [Disk?] = []
+    /// Of the same disks.
+    private(set) var places = DiskPlaces()
     /// The epoch in force of each lineage, as every disk's fence table says.
     var fences: [FenceEntry] = []
     /// The newest version ever written to a disk, whether or not it took effect.
@@ -55,6 +57,8 @@ public final class Pool: @unchecked Sendable {
     var generationLimit: UInt64
 
     var spaces: [Space] = []
+    /// What spaces on other shards said when last asked.
+    var learnt: [Lineage: SpaceFacts] = [:]
     /// Spaces that could not be opened, and why.
     var unavailable: [Lineage: String] = [:]
     /// Set when changes can no longer be recorded.
@@ -74,6 +78,7 @@ public final class Pool: @unchecked Sendable {
         administrationLock = AsyncLock(engine)
         configurationLock = AsyncLock(engine)
         tableLock = AsyncLock(engine)
+        engine.register(self)
     }
 
     public var name: String { configuration.poolName }
@@ -90,11 +95,9 @@ public final class Pool: @unchecked Sendable {
 
     func attach(_ disk: Disk) {
         // The index may have been another disk's before.
-        disk.serves
-            ? engine.failedDevices.remove(disk.device) : engine.failedDevices.insert(disk.device)
-        disk.description.supportsDiscard
-            ? engine.discardRefused.remove(disk.device)
-            : engine.discardRefused.insert(disk.device)
+        engine.note(
+            disk.device, serves: disk.serves, supportsDiscard: disk.description.supportsDiscard)
+        places.add(disk.number, disk.device, disk.layout)
         let number = Int(disk.number.rawValue)
         while disksByNumber.count <= number { disksByNumber.append(nil) }
         disksByNumber[number] = disk
@@ -104,6 +107,7 @@ public final class Pool: @unchecked Sendable {
 
     func detach(_ disk: Disk) {
         disksByNumber[Int(disk.number.rawValue)] = nil
+        places.remove(disk.number)
         disks.removeAll { $0 === disk }
     }
 
@@ -116,33 +120,6 @@ public final class Pool: @unchecked Sendable {
 
     /// Disks that take writes.
     var servingDisks: [Disk] { disks.filter(\.serves) }
-
-    /// Whether an address that was read from somewhere lies on a disk that is here.
-    func contains(_ slab: SlabAddress) -> Bool {
-        disk(slab.disk)?.layout.contains(slab: slab.slab) ?? false
-    }
-
-    func contains(_ piece: PieceAddress) -> Bool {
-        contains(SlabAddress(disk: piece.disk, slab: piece.slab))
-            && MetadataSlab.pieceNumbers.contains(Int(piece.piece))
-    }
-
-    /// The device a disk is on; the disk is here (``contains(_:)-(SlabAddress)`` says so).
-    func device(_ number: DiskNumber) -> DeviceIndex {
-        guard let disk = disk(number) else { preconditionFailure("a disk that is not here") }
-        return disk.device
-    }
-
-    /// Bytes from the start of the disk.
-    func offset(_ slab: SlabAddress) -> UInt64 {
-        guard let disk = disk(slab.disk) else { preconditionFailure("a disk that is not here") }
-        return disk.layout.slabOffset(slab.slab)
-    }
-
-    func offset(_ piece: PieceAddress) -> UInt64 {
-        guard let disk = disk(piece.disk) else { preconditionFailure("a disk that is not here") }
-        return disk.layout.pieceOffset(slab: piece.slab, piece: piece.piece)
-    }
 
     /// The disks for the metadata of a new space: the most room first, at most `copies`.
     func metadataDisks(copies: Int) -> [DiskNumber] {

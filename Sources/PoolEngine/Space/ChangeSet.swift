@@ -42,7 +42,7 @@ struct ChangeSet {
 }
 
 /// A set of device indices below 256.
-struct DeviceSet {
+struct DeviceSet: Sendable {
     private var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
 
     @inline(__always)

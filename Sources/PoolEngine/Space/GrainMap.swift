@@ -100,7 +100,7 @@ struct SlabGroups {
         var usedCount: Int { grainCount - freeCount }
     }
 
-    struct Base {
+    struct Base: Sendable {
         var device: DeviceIndex
         var offsetBytes: UInt64
     }

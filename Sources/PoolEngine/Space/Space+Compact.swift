@@ -114,7 +114,8 @@ extension Space {
     private func serveReclaims(upTo wanted: UInt64) {
         guard reclaimsServed < wanted else { return }
         reclaimsServed = wanted
-        pool.roomMayHaveReturned()
+        let pool = self.pool
+        engine.post(to: pool.engine.shard) { _ in pool.roomMayHaveReturned() }
     }
 
     /// What was unmapped and waits for a commit is free afterwards.

@@ -9,6 +9,7 @@ extension Space {
     /// Another slab group, for the requests that found no free grain.
     func grow() async {
         var status = RequestStatus.ok
+        let returns = roomReturns
         // A fixed space has them all: one that was trimmed will do.
         if isFixed, await hasGrainsAfterAll() {
             isGrowing = false
@@ -18,9 +19,7 @@ extension Space {
         do throws(PoolError) {
             let id = groups.nextID
             try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
-            let record = try await pool.grantGroup(
-                lineage: lineage, id: id, layout: resiliency, copies: copies, columns: columns,
-                unitBytes: interleaveBytes)
+            let record = try await grantGroup(id)
             adopt(record)
             pending.records.append(.groupAdded(record))
             pieces.markDirty(
@@ -30,8 +29,10 @@ extension Space {
         }
         groupLock.release()
         if status == .noSpace, await hasGrainsAfterAll() { status = .ok }
+        let isReclaiming = status == .noSpace ? await askForRoom() : false
         isGrowing = false
-        status == .ok ? wake(&grainWaiters) : turnAway(&grainWaiters, status)
+        if status == .ok { return wake(&grainWaiters) }
+        turnAway(&grainWaiters, status, isReclaiming: isReclaiming, since: returns)
     }
 
     /// The pool has no room; the space may have: in a group that was being emptied, or once the
@@ -42,11 +43,21 @@ extension Space {
         return groups.freeGrains > 0
     }
 
-    func adopt(_ record: GroupRecord) {
-        groups.add(record) {
-            SlabGroups.Base(
-                device: pool.device($0.address.disk), offsetBytes: pool.offset($0.address))
+    private func grantGroup(_ id: UInt32) async throws(PoolError) -> GroupRecord {
+        let (lineage, layout, copies) = (lineage, resiliency, copies)
+        let (columns, unitBytes) = (columns, interleaveBytes)
+        let granted = try await atHome { pool async throws(PoolError) in
+            let record = try await pool.grantGroup(
+                lineage: lineage, id: id, layout: layout, copies: copies, columns: columns,
+                unitBytes: unitBytes)
+            return (record: record, places: pool.places)
         }
+        places = granted.places
+        return granted.record
+    }
+
+    func adopt(_ record: GroupRecord) {
+        groups.add(record) { places.base($0.address) }
     }
 
     /// The checksum piece of a page, and the map piece over the same grains, exist.
@@ -64,12 +75,17 @@ extension Space {
         if pieces.has(kind, page: page) { return }
         guard let slot = pieces.freeSlot() else { throw .noSpace }
         let index = page / UInt32(MetadataPage.pagesPerPiece)
-        let granted = try await pool.grantPieces(
-            lineage: lineage, kind: kind, firstIndex: index, count: 1, disks: metadataDisks)
-        guard let entry = granted.first else { throw .noSpace }
-        let bases = bases(of: entry.copies)
+        let (lineage, disks) = (lineage, metadataDisks)
+        let granted = try await atHome { pool async throws(PoolError) in
+            let entries = try await pool.grantPieces(
+                lineage: lineage, kind: kind, firstIndex: index, count: 1, disks: disks)
+            return (entries: entries, places: pool.places)
+        }
+        places = granted.places
+        guard let entry = granted.entries.first else { throw .noSpace }
+        let bases = places.bases(of: entry.copies)
         try await Self.writeEmptyPages(
-            pool, kind: kind, piece: index, lineage: lineage, epoch: epoch, bases: bases)
+            pool, engine, kind: kind, piece: index, lineage: lineage, epoch: epoch, bases: bases)
         pieces.add(entry, slot: slot, bases: bases)
         pieces.markDirty(
             .directory, UInt32(DirectoryPage.place(ofSlot: slot).page),
@@ -77,19 +93,12 @@ extension Space {
         pending.records.append(.pieceGranted(slot: slot, entry))
     }
 
-    func bases(of copies: [PieceAddress]) -> [SlabGroups.Base] {
-        copies.map {
-            SlabGroups.Base(device: pool.device($0.disk), offsetBytes: pool.offset($0))
-        }
-    }
-
     /// 128 empty pages of sequence 0 in slot 0, flushed: a page that was never written is never
     /// confused with one that has rotted.
     static func writeEmptyPages(
-        _ pool: Pool, kind: PieceKind, piece: UInt32, lineage: Lineage, epoch: UInt64,
-        bases: [SlabGroups.Base]
+        _ pool: Pool, _ engine: Engine, kind: PieceKind, piece: UInt32, lineage: Lineage,
+        epoch: UInt64, bases: [SlabGroups.Base]
     ) async throws(PoolError) {
-        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let first = UInt64(piece) * UInt64(MetadataPage.pagesPerPiece)
@@ -196,7 +205,7 @@ extension Space {
             io.read(base.device, at: base.offsetBytes, bytes: pair, into: buffer + half)
             guard await io.run() else {
                 if engine.isStopped { break }
-                pool.noteReadError(base.device)
+                noteReadError(base.device)
                 continue
             }
             var isBeyondDoubt = true

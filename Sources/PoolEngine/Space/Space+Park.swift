@@ -26,16 +26,34 @@ extension Space {
     /// Writes that wait for room.
     public var waitingWrites: Int { parked.count }
 
+    /// Has every space of the pool asked to give back at once what it can. False: none has
+    /// anything.
+    func askForRoom() async -> Bool {
+        // A stopped engine gives nothing back.
+        let answer = try? await atHome { pool async throws(PoolError) in
+            try await pool.reclaim()
+        }
+        return answer ?? false
+    }
+
     /// Ends requests that could not be given what they needed, or parks those that lack room.
-    func turnAway(_ waiters: inout [RequestIndex], _ status: RequestStatus) {
+    ///
+    /// - Parameters:
+    ///   - isReclaiming: some space is giving back what it can.
+    ///   - returns: `roomReturns` before the room was asked for. What has come back since was not
+    ///     there for the asking, and has woken nobody.
+    func turnAway(
+        _ waiters: inout [RequestIndex], _ status: RequestStatus, isReclaiming: Bool,
+        since returns: UInt64
+    ) {
         guard status == .noSpace, !isClosing, readOnlyReason == nil else {
             return fail(&waiters, status)
         }
         let requests = waiters
         waiters.removeAll(keepingCapacity: true)
         guard !requests.isEmpty else { return }
-        let isReclaiming = pool.reclaim()
         for request in requests { parkForRoom(request, isReclaiming: isReclaiming) }
+        if roomReturns != returns { retryParked() }
     }
 
     /// - Parameter isReclaiming: some space is giving back what it can: worth a short wait even
@@ -69,6 +87,7 @@ extension Space {
 
     /// There may be room now.
     func retryParked() {
+        roomReturns &+= 1
         guard !parked.isEmpty else { return }
         isParkedRetryWanted = true
         parkedChanged.fire()
@@ -137,20 +156,25 @@ extension Space {
 
 extension Pool {
     /// Asks every space to give back at once what it can. False: none has anything.
-    func reclaim() -> Bool {
+    func reclaim() async throws(PoolError) -> Bool {
         var isReclaiming = false
-        for space in spaces where space.canReclaim {
-            space.reclaim()
-            isReclaiming = true
+        for shard in 0..<engine.shardCount {
+            let asked = spaces.filter { $0.shard == shard }
+            guard !asked.isEmpty else { continue }
+            let answers = try await engine.on(shard) { _ in
+                asked.map { space in
+                    let reclaims = space.canReclaim
+                    if reclaims { space.reclaim() }
+                    return reclaims
+                }
+            }
+            if answers.contains(true) { isReclaiming = true }
         }
         return isReclaiming
     }
 
-    /// Writes wait for slabs to come back.
-    var isShortOfRoom: Bool { spaces.contains { !$0.parked.isEmpty } }
-
     /// Slabs came back, or disks were added, or nobody has anything more to give back.
     func roomMayHaveReturned() {
-        for space in spaces { space.retryParked() }
+        for space in spaces { engine.post(to: space.shard) { _ in space.retryParked() } }
     }
 }

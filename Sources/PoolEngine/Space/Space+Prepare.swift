@@ -54,14 +54,18 @@ extension Space {
     /// Brings a checksum page into memory and wakes whoever waits for it.
     private func fetchValues(page: UInt32, forWrite: Bool) async {
         var status = RequestStatus.ok
+        let returns = roomReturns
         do throws(PoolError) {
             if forWrite { try await ensureValuePieces(page: page) }
             try await loadValues(page: page)
         } catch {
             status = error.requestStatus
         }
+        let isReclaiming = status == .noSpace ? await askForRoom() : false
         var waiters = pageWaiters.removeValue(forKey: page) ?? []
-        guard status == .ok else { return turnAway(&waiters, status) }
+        guard status == .ok else {
+            return turnAway(&waiters, status, isReclaiming: isReclaiming, since: returns)
+        }
         // At once, before another page may take the frame.
         for request in waiters { advance(request) }
         engine.frameReleased.fire()

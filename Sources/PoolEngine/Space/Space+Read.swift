@@ -131,12 +131,12 @@ extension Space {
         for copy in 0..<copies where isReadable(entry, copy: copy) {
             let device = addBlockRead(io, entry, copy: copy, block: block, into: target)
             guard await io.run() else {
-                if !engine.isStopped { pool.noteReadError(device) }
+                if !engine.isStopped { noteReadError(device) }
                 continue
             }
             if !hasChecksums || blockValue(target, number) == value { return true }
             if firstReadable == nil { firstReadable = copy }
-            if !regions.acceptsMismatch(grain) { pool.noteChecksumError(device) }
+            if !regions.acceptsMismatch(grain) { noteChecksumError(device) }
         }
         guard let copy = firstReadable, regions.acceptsMismatch(grain) else { return false }
         _ = addBlockRead(io, entry, copy: copy, block: block, into: target)

@@ -60,7 +60,16 @@ extension Space {
         }
         guard await commit(), !Mutant.isActive(.groupLeaks) else { return }
         // A slab that could not be given back is found unclaimed when the space is next opened.
-        for group in removed { try? await pool.releaseGroup(group, lineage: lineage) }
+        await release(removed)
+    }
+
+    func release(_ groups: [GroupRecord]) async {
+        let lineage = self.lineage
+        for group in groups {
+            try? await atHome { pool async throws(PoolError) in
+                try await pool.releaseGroup(group, lineage: lineage)
+            }
+        }
     }
 
     // MARK: - metadata
@@ -104,8 +113,11 @@ extension Space {
         checkpointLock.release()
         guard !given.isEmpty, await commit() else { return }
         // Those that could not be given back are found unclaimed when the space is next opened.
-        try? await pool.releasePieces(given)
-        pool.roomMayHaveReturned()
+        let released = given
+        try? await atHome { pool async throws(PoolError) in
+            try await pool.releasePieces(released)
+            pool.roomMayHaveReturned()
+        }
     }
 
     /// No grain that the piece describes is mapped, or about to be.

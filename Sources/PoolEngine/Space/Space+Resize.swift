@@ -133,16 +133,22 @@ extension Space {
         for page in Set(ids.map(GroupPage.index)).sorted() {
             try await ensurePiece(.group, page: page)
         }
-        let records = try await pool.grantGroups(
-            lineage: lineage, ids: ids, grains: grains, layout: resiliency, copies: copies,
-            columns: columns, unitBytes: interleaveBytes)
-        for record in records {
+        let (lineage, layout, copies) = (lineage, resiliency, copies)
+        let (columns, unitBytes) = (columns, interleaveBytes)
+        let granted = try await atHome { pool async throws(PoolError) in
+            let records = try await pool.grantGroups(
+                lineage: lineage, ids: ids, grains: grains, layout: layout, copies: copies,
+                columns: columns, unitBytes: unitBytes)
+            return (records: records, places: pool.places)
+        }
+        places = granted.places
+        for record in granted.records {
             adopt(record)
             pending.records.append(.groupAdded(record))
             pieces.markDirty(
                 .group, GroupPage.index(ofGroup: record.id), since: firstUnwrittenSequence)
         }
-        return records
+        return granted.records
     }
 
     private func giveBack(_ added: [GroupRecord]) async {
@@ -154,7 +160,7 @@ extension Space {
         }
         guard await commit() else { return }
         // A slab that could not be given back is found unclaimed when the space is next opened.
-        for group in removed { try? await pool.releaseGroup(group, lineage: lineage) }
+        await release(removed)
     }
 
     /// A fixed space whose making, or growing, a crash cut short.

@@ -108,7 +108,7 @@ extension Space {
         changeMap(grain, to: .unmapped)
         emptiedPieces.insert(Self.checksumPiece(ofGrain: grain))
         // Somebody waits for room: not until the next flush, which may never come.
-        if pool.isShortOfRoom { wantCommit() }
+        if engine.parkedSpaces > 0 { wantCommit() }
         if Mutant.isActive(.reuseEarly) {
             groups.release(entry)
         } else {

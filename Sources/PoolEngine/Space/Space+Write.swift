@@ -78,7 +78,7 @@ extension Space {
         forEachLeg(request, map[table[request].grain], isRead ? copy...copy : 0...(copies - 1)) {
             base, _, _ in
             if position == leg {
-                isRead ? pool.noteReadError(base.device) : failedWriteDevices.insert(base.device)
+                isRead ? noteReadError(base.device) : failedWriteDevices.insert(base.device)
             }
             position += 1
         }
@@ -140,7 +140,7 @@ extension Space {
 
     func failDevices(_ devices: DeviceSet, during what: String) async {
         if engine.isStopped { return }
-        await pool.devicesFailed(devices, during: what)
+        await pool.devicesFailed(devices, during: what, from: engine)
         if readOnlyReason == nil { becomeReadOnly("a disk failed during a \(what)") }
     }
 
@@ -244,22 +244,5 @@ extension Space {
         } else {
             unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
         }
-    }
-}
-
-extension Pool {
-    /// Has every failed disk recorded, one after the other.
-    func devicesFailed(_ devices: DeviceSet, during what: String) async {
-        var list: [DeviceIndex] = []
-        devices.forEach { list.append($0) }
-        for device in list { await deviceFailed(device, during: what) }
-    }
-
-    /// Runs a batch of writes or flushes outside any space's commit.
-    func runOrFail(_ io: IOBatch, during what: String) async throws(PoolError) {
-        if await io.run() { return }
-        if engine.isStopped { throw .stopped }
-        await devicesFailed(io.devices(with: .ioError), during: what)
-        throw .ioError
     }
 }

@@ -20,8 +20,12 @@ import PoolFormat
 public final class Space: @unchecked Sendable {
     // Strong on purpose, because a weak or unowned reference is counted at every use of the data
     // path. The cycles end when the space ends or the engine stops.
+    /// Touched only on its own shard: see `atHome`.
     let pool: Pool
+    /// That of the space's shard.
     let engine: Engine
+    /// Of the pool's disks, as of the last grant.
+    var places: DiskPlaces
     /// The shard's request records.
     let table: RequestTable
     let arena: BufferArena
@@ -92,7 +96,17 @@ public final class Space: @unchecked Sendable {
 
     // Writes that wait for the pool to have room: outside, holding nothing.
     var whenFull: WhenFull
-    var parked: [ParkedWrite] = []
+    var parked: [ParkedWrite] = [] {
+        didSet {
+            guard oldValue.isEmpty != parked.isEmpty else { return }
+            let change = parked.isEmpty ? -1 : 1
+            for shard in 0..<engine.shardCount {
+                engine.post(to: shard) { $0.parkedSpaces += change }
+            }
+        }
+    }
+    /// How often room may have come back.
+    var roomReturns: UInt64 = 0
     var isParkedRetryWanted = false
     var isWatchingParked = false
     let parkedChanged: Signal
@@ -140,11 +154,12 @@ public final class Space: @unchecked Sendable {
     public internal(set) var counters = SpaceCounters()
 
     init(
-        pool: Pool, record: SpaceRecord, epoch: UInt64, journal: Journal, pieces: PieceDirectory
+        pool: Pool, engine: Engine, places: DiskPlaces, settings: PoolSettings,
+        record: SpaceRecord, epoch: UInt64, journal: Journal, pieces: PieceDirectory
     ) {
-        let engine = pool.engine
         self.pool = pool
         self.engine = engine
+        self.places = places
         table = engine.requests
         arena = engine.arena
         frames = engine.frames
@@ -179,8 +194,7 @@ public final class Space: @unchecked Sendable {
         maintenance = Signal(engine)
         valuesLoaded = Signal(engine)
         whenFull = record.whenFull
-        compacts = pool.configuration.settings.compaction
-        compacts = pool.configuration.settings.compaction
+        compacts = settings.compaction
         parkedChanged = Signal(engine)
         compactionWanted = Signal(engine)
         compactionPause = Signal(engine)
@@ -197,6 +211,8 @@ public final class Space: @unchecked Sendable {
     /// Logical bytes that are mapped.
     public var mappedBytes: UInt64 { UInt64(map.mappedCount) * UInt64(Units.grainBytes) }
     public var groupRecords: [GroupRecord] { groups.records }
+    /// The shard it is on: requests go to that engine.
+    public var shard: Int { engine.shard }
 
     // MARK: - requests come in
 
