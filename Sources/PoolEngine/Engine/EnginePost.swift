@@ -1,8 +1,8 @@
 /// A message from one shard's engine to another's: the only way state crosses between shards.
 ///
 /// The driver takes posts from ``Engine/posts`` and hands each to ``Engine/receive(_:)`` of the
-/// engine it names, on that engine's thread; in any order, but every one. When a process ends, posts
-/// that are left over may be dropped with the engines.
+/// engine it names, on that engine's thread; in any order, but every one. When the process ends,
+/// what is left over may be dropped with the engines.
 public struct EnginePost: Sendable {
     /// The engine it is for.
     public let shard: Int
@@ -28,8 +28,8 @@ extension Engine {
     /// Runs `body` as a slow path of another shard and goes on here when it has ended. On this very
     /// shard it is a plain call.
     ///
-    /// - Throws: what `body` throws; ``PoolError/stopped`` when either engine stops, and then `body`
-    ///   may have run or not.
+    /// - Throws: what `body` throws; ``PoolError/stopped`` when either engine stops: `body` may
+    ///   have run then, or not.
     public func on<T: Sendable>(
         _ shard: Int, _ body: @escaping @Sendable (Engine) async throws(PoolError) -> T
     ) async throws(PoolError) -> T {
@@ -39,10 +39,10 @@ extension Engine {
         let home = self.shard
         posts.append(
             EnginePost(shard: shard) { other in
-                guard !other.isStopped else {
-                    other.posts.append(EnginePost(shard: home) { _ in crossing.end(.failure(.stopped)) })
-                    return
+                let answer: @Sendable (Result<T, PoolError>) -> Void = { result in
+                    other.posts.append(EnginePost(shard: home) { _ in crossing.end(result) })
                 }
+                if other.isStopped { return answer(.failure(.stopped)) }
                 other.spawn {
                     let result: Result<T, PoolError>
                     do throws(PoolError) {
@@ -50,14 +50,14 @@ extension Engine {
                     } catch {
                         result = .failure(error)
                     }
-                    other.posts.append(EnginePost(shard: home) { _ in crossing.end(result) })
+                    answer(result)
                 }
             })
         return try await crossing.wait(self)
     }
 }
 
-/// A slow path that waits for one on another shard. Touched only on the thread of the one that waits.
+/// A slow path that waits for one on another shard. Touched only on the thread of who waits.
 private final class Crossing<T: Sendable>: @unchecked Sendable {
     private var result: Result<T, PoolError>?
     private let ended: Signal
