@@ -16,8 +16,8 @@ import Testing
         return pool
     }
 
-    @Test func spaceOpensAtAHigherEpochEachTime() throws {
-        let world = PoolWorld([1024, 1024])
+    @Test(arguments: [1, 2]) func spaceOpensAtAHigherEpochEachTime(shards: Int) throws {
+        let world = PoolWorld([1024, 1024], shards: shards)
         let pool = try withSpace(world)
         let space = try #require(pool.space(named: "data"))
         #expect(space.lineage == Lineage(1) && space.epoch == 1)
@@ -39,8 +39,8 @@ import Testing
         }
     }
 
-    @Test func destroyedSpaceGivesEverythingBack() throws {
-        let world = PoolWorld([1024, 1024])
+    @Test(arguments: [1, 2]) func destroyedSpaceGivesEverythingBack(shards: Int) throws {
+        let world = PoolWorld([1024, 1024], shards: shards)
         let pool = try withSpace(world)
         #expect(pool.status().allocatedBytes > 0)
         try #require(
@@ -78,8 +78,8 @@ import Testing
         #expect(highest < next, "cut \(cut)")
     }
 
-    @Test func spaceIsThereOrNot() throws {
-        try PoolWorld.atEveryCut([1024, 1024]) { world in
+    @Test(arguments: [1, 2]) func spaceIsThereOrNot(shards: Int) throws {
+        try PoolWorld.atEveryCut([1024, 1024], shards: shards) { world in
             try #require(world.create(0..<2)).get()
         } change: { pool, _ throws(PoolError) in
             try await pool.createSpace(Self.parameters)
@@ -102,8 +102,8 @@ import Testing
         }
     }
 
-    @Test func destroyIsDoneOrNot() throws {
-        try PoolWorld.atEveryCut([1024, 1024]) { world in
+    @Test(arguments: [1, 2]) func destroyIsDoneOrNot(shards: Int) throws {
+        try PoolWorld.atEveryCut([1024, 1024], shards: shards) { world in
             try withSpace(world)
         } change: { pool, _ throws(PoolError) in
             try await pool.destroySpace("data")
@@ -115,8 +115,8 @@ import Testing
         }
     }
 
-    @Test func openingWithASpaceMayBeCut() throws {
-        try PoolWorld.atEveryCut([1024, 1024]) { world in
+    @Test(arguments: [1, 2]) func openingWithASpaceMayBeCut(shards: Int) throws {
+        try PoolWorld.atEveryCut([1024, 1024], shards: shards) { world in
             _ = try withSpace(world)
             world.powerCut(.dropAll)
             return (world.allMembers, world.witness)
@@ -129,8 +129,8 @@ import Testing
         }
     }
 
-    @Test func failedDiskMakesItsSpacesReadOnly() throws {
-        let world = PoolWorld([1024, 1024])
+    @Test(arguments: [1, 2]) func failedDiskMakesItsSpacesReadOnly(shards: Int) throws {
+        let world = PoolWorld([1024, 1024], shards: shards)
         let pool = try withSpace(world)
         world.disks[1].isBroken = true
         try #require(
@@ -138,6 +138,7 @@ import Testing
                 await pool.deviceFailed(DeviceIndex(1), during: "during a write")
             }
         ).get()
+        try #require(world.run { _ throws(PoolError) in await pool.refreshStatus() }).get()
         let status = try #require(pool.status().spaces.first)
         #expect(status.reason == "disk2 failed during a write")
         #expect(status.lostDisks == [DiskNumber(2)])

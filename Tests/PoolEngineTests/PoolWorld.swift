@@ -97,12 +97,15 @@ enum CutPolicy: CaseIterable {
     case dropAll, keepAll, mixed
 }
 
-/// Disks and a witness that outlive engines; and one engine at a time on them.
+/// Disks and a witness that outlive engines; and the engines of one process at a time on them.
 final class PoolWorld {
     var disks: [MemoryDisk]
     var witness: ConfigurationVersion?
     var witnessAnswers = true
-    private(set) var engine: Engine
+    /// One for each shard.
+    private(set) var engines: [Engine]
+    /// Where pools are opened: the last, so that with several shards the first space is on another.
+    var engine: Engine { engines[engines.count - 1] }
     /// Device and witness operations until the power goes; nil: it does not.
     var operationsLeft: Int?
     private(set) var operationsDone = 0
@@ -114,13 +117,13 @@ final class PoolWorld {
 
     static let uuid = PoolUUID(high: 0x1111, low: 0x2222)
 
-    init(_ sizesMiB: [Int], seed: UInt64 = 1) {
+    init(_ sizesMiB: [Int], seed: UInt64 = 1, shards: Int = 1) {
         disks = sizesMiB.map { MemoryDisk(sizeBytes: UInt64($0) << 20) }
         self.seed = seed
-        engine = Self.makeEngine()
+        engines = Self.makeEngines(shards)
     }
 
-    private static func makeEngine() -> Engine {
+    private static func makeEngines(_ shards: Int) -> [Engine] {
         var limits = Limits()
         limits.requestsInFlight = 32
         limits.checksumPages = 32
@@ -129,13 +132,17 @@ final class PoolWorld {
         limits.scratchPages = 32
         limits.scratchPairs = 8
         limits.scratchGrains = 8
-        return Engine(arena: BufferArena(counts: [64, 16, 4, 12]), limits: limits)
+        return (0..<shards).map {
+            Engine(
+                arena: BufferArena(counts: [64, 16, 4, 12]), limits: limits, shard: $0,
+                shardCount: shards)
+        }
     }
 
-    /// A fresh engine on what the disks hold now, with the power back on.
+    /// Fresh engines on what the disks hold now, with the power back on.
     func restart() {
-        engine.stop()
-        engine = Self.makeEngine()
+        for engine in engines { engine.stop() }
+        engines = Self.makeEngines(engines.count)
         operationsLeft = nil
         operationsDone = 0
     }
@@ -179,30 +186,53 @@ final class PoolWorld {
             }
         }
         while true {
-            engine.poll(nowNs: nowNs)
+            poll()
             if let result = box.result.withLock({ $0 }) { return result }
             guard turn() else { return nil }
         }
     }
 
-    /// Carries out what the engine asks for. False: the power went.
+    /// Lets every engine react, and delivers what they tell each other, until nothing more comes.
+    private func poll() {
+        repeat {
+            for engine in engines { engine.poll(nowNs: nowNs) }
+        } while deliverPosts()
+    }
+
+    private func deliverPosts() -> Bool {
+        let posts = engines.flatMap(\.posts)
+        for engine in engines { engine.posts.removeAll() }
+        for post in posts { engines[post.shard].receive(post) }
+        return !posts.isEmpty
+    }
+
+    /// Carries out what the engines ask for. False: the power went.
     private func turn() -> Bool {
-        let operations = engine.operations
-        engine.operations.removeAll()
-        let witnessOperations = engine.witnessOperations
-        engine.witnessOperations.removeAll()
-        for reply in engine.replies { replies[reply.cookie] = reply }
-        engine.replies.removeAll()
-        if operations.isEmpty && witnessOperations.isEmpty {
-            guard let deadline = engine.nextDeadlineNs else {
+        collectReplies()
+        let asked = engines.map { (operations: $0.operations, witness: $0.witnessOperations) }
+        for engine in engines {
+            engine.operations.removeAll()
+            engine.witnessOperations.removeAll()
+        }
+        if asked.allSatisfy({ $0.operations.isEmpty && $0.witness.isEmpty }) {
+            guard let deadline = engines.compactMap(\.nextDeadlineNs).min() else {
                 preconditionFailure("a slow path waits for nothing")
             }
             nowNs = max(nowNs, deadline)
         }
+        for (engine, asked) in zip(engines, asked) {
+            guard carryOut(asked.operations, asked.witness, engine) else { return false }
+        }
+        return true
+    }
+
+    private func carryOut(
+        _ operations: [DeviceOperation], _ witnessOperations: [WitnessOperation], _ engine: Engine
+    ) -> Bool {
         for operation in operations {
             guard spend() else { return false }
             engine.complete(
-                DeviceCompletion(token: operation.token, status: carryOut(operation)))
+                DeviceCompletion(token: operation.token, status: carryOut(operation, engine)))
         }
         for operation in witnessOperations {
             guard spend() else { return false }
@@ -216,7 +246,7 @@ final class PoolWorld {
     private func spend() -> Bool {
         if let left = operationsLeft {
             guard left > 0 else {
-                engine.stop()
+                for engine in engines { engine.stop() }
                 return false
             }
             operationsLeft = left - 1
@@ -225,7 +255,7 @@ final class PoolWorld {
         return true
     }
 
-    private func carryOut(_ operation: DeviceOperation) -> DeviceStatus {
+    private func carryOut(_ operation: DeviceOperation, _ engine: Engine) -> DeviceStatus {
         let disk = disks[Int(operation.device.rawValue)]
         let count = Int(operation.lengthBytes)
         precondition(operation.offsetBytes % 512 == 0 && operation.offsetBytes <= disk.sizeBytes)
@@ -261,15 +291,15 @@ final class PoolWorld {
         nextCookie += 1
         var buffer = 0
         if kind == .read || kind == .write {
-            guard let taken = engine.arena.take(bytes: Int(lengthBytes) + 8192) else {
+            guard let taken = space.engine.arena.take(bytes: Int(lengthBytes) + 8192) else {
                 preconditionFailure("the world's arena is used up")
             }
             buffer = taken
             let start = buffer + Int(offsetBytes % 4096)
-            unsafe engine.arena.bytes(start, Int(lengthBytes))
+            unsafe space.engine.arena.bytes(start, Int(lengthBytes))
                 .initializeMemory(as: UInt8.self, repeating: data)
         }
-        engine.submit(
+        space.engine.submit(
             SpaceRequest(
                 kind: kind, flags: flags, space: space.handle, offsetBytes: offsetBytes,
                 lengthBytes: lengthBytes, bufferOffset: buffer, cookie: cookie))
@@ -279,7 +309,7 @@ final class PoolWorld {
     /// Turns the crank until a request has its reply, or the power went: then nil.
     func reply(_ cookie: UInt64) -> SpaceReply? {
         while true {
-            engine.poll(nowNs: nowNs)
+            poll()
             if let reply = peek(cookie) { return reply }
             guard turn() else { return nil }
         }
@@ -287,28 +317,32 @@ final class PoolWorld {
 
     /// One turn of the crank, without a request to wait for. False: nothing is due.
     func step() -> Bool {
-        engine.poll(nowNs: nowNs)
-        if engine.operations.isEmpty, engine.witnessOperations.isEmpty,
-            engine.nextDeadlineNs == nil
-        {
-            return false
-        }
+        poll()
+        if !isAsked, engines.allSatisfy({ $0.nextDeadlineNs == nil }) { return false }
         return turn()
     }
 
     /// Carries out all that can be without waiting for a deadline.
     func finishUnderWay() {
-        engine.poll(nowNs: nowNs)
-        while !(engine.operations.isEmpty && engine.witnessOperations.isEmpty), turn() {
-            engine.poll(nowNs: nowNs)
-        }
+        poll()
+        while isAsked, turn() { poll() }
+    }
+
+    private var isAsked: Bool {
+        engines.contains { !($0.operations.isEmpty && $0.witnessOperations.isEmpty) }
     }
 
     /// The reply, if it has come; time stands still.
     func peek(_ cookie: UInt64) -> SpaceReply? {
-        for reply in engine.replies { replies[reply.cookie] = reply }
-        engine.replies.removeAll()
+        collectReplies()
         return replies.removeValue(forKey: cookie)
+    }
+
+    private func collectReplies() {
+        for engine in engines {
+            for reply in engine.replies { replies[reply.cookie] = reply }
+            engine.replies.removeAll()
+        }
     }
 
     /// Submits and waits; the buffer is given back.
@@ -320,17 +354,17 @@ final class PoolWorld {
         let (cookie, buffer) = submit(
             kind, space, offsetBytes, lengthBytes, flags: flags, data: data)
         let status = reply(cookie)?.status
-        if kind == .read || kind == .write { engine.arena.give(buffer) }
+        if kind == .read || kind == .write { space.engine.arena.give(buffer) }
         return status
     }
 
     /// The bytes of a range within a grain; nil: the read failed.
     func bytes(_ space: Space, _ offsetBytes: UInt64, _ lengthBytes: UInt32) -> [UInt8]? {
         let (cookie, buffer) = submit(.read, space, offsetBytes, lengthBytes, data: 0xee)
-        defer { engine.arena.give(buffer) }
+        defer { space.engine.arena.give(buffer) }
         guard reply(cookie)?.status == .ok else { return nil }
         return unsafe [UInt8](
-            engine.arena.bytes(buffer + Int(offsetBytes % 4096), Int(lengthBytes)))
+            space.engine.arena.bytes(buffer + Int(offsetBytes % 4096), Int(lengthBytes)))
     }
 
     /// What block status says of a range: one entry for each answer.
@@ -381,14 +415,15 @@ extension PoolWorld {
     ///
     /// - Parameter stride: more than 1 leaves out cuts in between.
     static func atEveryCut<State: Sendable>(
-        _ sizesMiB: [Int], every stride: Int = 1, prepare: (PoolWorld) throws -> State,
+        _ sizesMiB: [Int], shards: Int = 1, every stride: Int = 1,
+        prepare: (PoolWorld) throws -> State,
         change: @escaping @Sendable (State, Engine) async throws(PoolError) -> Void,
         check: (PoolWorld, State, _ cut: Int, _ ended: Bool) throws -> Void
     ) throws {
         for policy in CutPolicy.allCases {
             var cut = 0
             while true {
-                let world = PoolWorld(sizesMiB, seed: UInt64(cut) &* 77 &+ 5)
+                let world = PoolWorld(sizesMiB, seed: UInt64(cut) &* 77 &+ 5, shards: shards)
                 let state = try prepare(world)
                 world.operationsLeft = cut
                 let result = world.run { engine throws(PoolError) in

@@ -44,7 +44,8 @@ extension Pool {
                 name: name, reason: unavailable[record.lineage] ?? "the pool is closed")
         }
         return Explanation(
-            places: places, groups: facts(space).groups, metadata: metadataCopies(record.lineage))
+            places: domainPlaces, groups: facts(space).groups,
+            metadata: metadataCopies(record.lineage))
     }
 
     /// Whether some disk was said to fail together with others.
@@ -52,7 +53,7 @@ extension Pool {
         configuration.disks.contains { FaultDomain($0) != .disk($0.number) }
     }
 
-    private var places: [Explanation.Place] {
+    private var domainPlaces: [Explanation.Place] {
         configuration.disks.map { record in
             Explanation.Place(
                 number: record.number, domain: FaultDomain(record),
