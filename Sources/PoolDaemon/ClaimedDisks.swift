@@ -32,7 +32,7 @@ struct ClaimedDisks: Sendable {
         } catch {
             throw ControlFailure(disk: error)
         }
-        guard let index = registry.shard.disks.add(disk) else {
+        guard let index = registry.shards.disks.add(disk) else {
             throw ControlFailure(
                 .refused, "\(path) is named twice, or there are too many disks",
                 hint: "name each disk once")
@@ -51,16 +51,20 @@ struct ClaimedDisks: Sendable {
         createdFiles.append(path)
     }
 
-    /// Hands the disks to the shard's driver. Called on the shard.
-    func attach(_ state: ShardState) -> [Pool.Member] {
-        disks.map { claimed in
+    /// Hands the disks to every shard's driver. Called at home.
+    func attach(_ state: ShardState) async throws(ControlFailure) -> [Pool.Member] {
+        let disks = self.disks
+        let attached = try await state.onEvery { state in
+            disks.map { state.driver.attach($0.disk, as: $0.index) }
+        }
+        return zip(disks, attached[0]).map { claimed, device in
             Pool.Member(
-                device: state.driver.attach(claimed.disk, as: claimed.index), uuid: claimed.uuid,
-                mediaClass: claimed.mediaClass, pathHint: claimed.disk.path)
+                device: device, uuid: claimed.uuid, mediaClass: claimed.mediaClass,
+                pathHint: claimed.disk.path)
         }
     }
 
-    /// Gives everything back: disks that the shard's driver has, too, and files made for this.
+    /// Gives everything back: disks that the shards' drivers have, too, and files made for this.
     func release(_ registry: PoolRegistry) {
         registry.release(indices)
         for path in createdFiles { _ = unsafe unlink(path) }
@@ -68,10 +72,11 @@ struct ClaimedDisks: Sendable {
 }
 
 extension PoolRegistry {
-    /// Closes disks: the driver lets go once nothing is under way, and their locks go with them.
+    /// Closes disks: each driver lets go once nothing is under way, and with the last their locks
+    /// go.
     func release(_ devices: [DeviceIndex]) {
-        let disks = shard.disks
-        let isDone: Void? = try? shard.runNow { state in
+        let disks = shards.disks
+        let isDone: [Void]? = try? shards.runNow { state in
             for device in devices {
                 if state.driver.isAttached(device) {
                     state.driver.detach(device)
@@ -185,7 +190,7 @@ extension PoolRegistry {
 
     /// The pool of this daemon that a disk belongs to, open or detached.
     private func owner(of found: FoundDisk) -> String? {
-        let index = shard.disks.index(of: found.probe.identity)
+        let index = shards.disks.index(of: found.probe.identity)
         for entry in all {
             switch entry.condition {
             case .open(let devices):

@@ -6,18 +6,19 @@ import PoolDevices
 import PoolNBD
 import Synchronization
 
-/// One poold: its directory, its shard, its pools, and its two faces.
+/// One poold: its directory, its shards, its pools, and its two faces.
 ///
 /// The start goes from the inside out, the stop from the outside in:
 ///
-///     lock DIR -> shard -> pools open or explained -> NBD listens -> control listens -> ready
-///     stopping -> control closed -> clients finish (10 s) -> pools flushed and closed -> shard
+///     lock DIR -> shards -> pools open or explained -> NBD listens -> control listens -> ready
+///     stopping -> control closed -> clients finish (10 s) -> pools flushed and closed
+///              -> shards
 ///              -> unlock DIR
 public final class Daemon: Sendable {
     /// How long clients and control requests may take to finish at a stop.
     public static let stopSeconds = 10
 
-    private let shard: Shard
+    private let shards: ShardGroup
     private let registry: PoolRegistry
     private let control: ControlServer
     private let changes: NIOThreadPool
@@ -33,24 +34,26 @@ public final class Daemon: Sendable {
         let directory = try DaemonDirectory(path: options.directory)
         let witness = WitnessStore(directory: directory)
         let nbd = options.nbd.isEmpty ? [.unix(path: directory.nbdSocket)] : options.nbd
-        shard = try Shard(engine: options.engine, witness: witness, logger: logger)
+        shards = try ShardGroup(
+            count: options.shards ?? ShardGroup.defaultCount, engine: options.engine,
+            witness: witness, logger: logger)
         let info = DaemonInfo(
             program: "poold \(ControlProtocol.programVersion)", pid: Int(getpid()),
-            dir: directory.path, engine: shard.diskEngine.rawValue, shards: 1,
+            dir: directory.path, engine: shards.home.diskEngine.rawValue, shards: shards.all.count,
             nbd: nbd.map(\.description), uptimeSeconds: 0)
         registry = PoolRegistry(
-            directory: directory, witness: witness, shard: shard, info: info, logger: logger)
+            directory: directory, witness: witness, shards: shards, info: info, logger: logger)
         changes = NIOThreadPool(numberOfThreads: 1)
         changes.start()
         do throws(ControlFailure) {
             try registry.openKnownPools()
-            for address in nbd { try Self.listen(address, shard, logger) }
+            for address in nbd { try Self.listen(address, shards.home, logger) }
             control = try ControlServer(
                 path: directory.controlSocket, service: registry, changes: changes,
                 logger: logger)
         } catch {
             registry.closeAll()
-            shard.stop()
+            shards.stop()
             directory.unlock()
             try? changes.syncShutdownGracefully()
             throw error
@@ -90,18 +93,19 @@ public final class Daemon: Sendable {
         try? changes.syncShutdownGracefully()
         waitForClients(until: deadline)
         registry.closeAll()
-        shard.stop()
+        shards.stop()
         registry.directory.unlock()
         logger.info("stopped")
     }
 
     private func waitForClients(until deadline: ContinuousClock.Instant) {
         do throws(ControlFailure) {
-            try shard.runNow { $0.server.shutdown() }
-            while try !shard.runNow({ $0.server.isIdle }) {
+            // The home first: whoever it has sent to another shard is there before that ends.
+            try shards.runNow { $0.server.shutdown() }
+            while try shards.runNow({ $0.server.isIdle }).contains(false) {
                 if ContinuousClock.now >= deadline {
                     logger.warning("clients did not finish, closing their connections")
-                    try shard.runNow { $0.server.abort() }
+                    try shards.runNow { $0.server.abort() }
                     return
                 }
                 usleep(5_000)

@@ -65,6 +65,8 @@ public struct DaemonOptions: Hashable, Sendable {
     public var nbd: [NBDAddress]
     /// What disks and sockets run on; where io_uring is refused, libaio serves.
     public var engine = DiskEngine.ioUring
+    /// Threads that serve, each with some of the spaces; nil: one for each processor.
+    public var shards: Int?
 
     public init(directory: String, nbd: [NBDAddress]) {
         self.directory = directory
@@ -79,6 +81,16 @@ public struct DaemonOptions: Hashable, Sendable {
                 hint: "use \(DiskEngine.allCases.map(\.rawValue).joined(separator: " or "))")
         }
         self.engine = engine
+    }
+
+    /// A number from 1 to 16.
+    public mutating func chooseShards(_ text: String) throws(ControlFailure) {
+        guard let count = Int(text), (1...ShardGroup.limit).contains(count) else {
+            throw ControlFailure(
+                .invalid, "'\(NameRules.printable(text))' is not a number of shards",
+                hint: "use 1 to \(ShardGroup.limit); without the option it is one a processor")
+        }
+        shards = count
     }
 }
 

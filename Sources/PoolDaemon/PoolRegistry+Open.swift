@@ -38,8 +38,8 @@ extension PoolRegistry {
                 if detachment.mayPass { open(entry, waitNs: Patience.search) }
             }
         }
-        let refreshed: Void? = try? shard.runNow { state in
-            for pool in state.pools.values { Self.publish(pool, state) }
+        let refreshed: Void? = try? shard.call { state throws(ControlFailure) in
+            for pool in state.pools.values { try await Self.publish(pool, state) }
         }
         if refreshed == nil { logger.debug("the shard is stopping") }
         sampleFill()
@@ -308,7 +308,7 @@ extension PoolRegistry {
             }
             let disks = claimed
             let attempt = try shard.call { state throws(ControlFailure) in
-                await Self.attempt(opening, disks, state)
+                try await Self.attempt(opening, disks, state)
             }
             if !attempt.isOpened { claimed.release(self) }
             return attempt
@@ -322,21 +322,22 @@ extension PoolRegistry {
     /// On the shard.
     private static func attempt(
         _ opening: Opening, _ disks: ClaimedDisks, _ state: ShardState
-    ) async -> Attempt {
-        let members = disks.attach(state)
+    ) async throws(ControlFailure) -> Attempt {
+        let members = try await disks.attach(state)
+        let pool: Pool
         do throws(PoolError) {
             if opening.mustBeExported {
                 let seen = try await Pool.examine(state.engine, members: members)
                 guard seen.configuration.exported else { return .notExported }
             }
-            let pool = try await Pool.open(
+            pool = try await Pool.open(
                 state.engine, members: members, witness: opening.witness)
-            state.pools[opening.uuid] = pool
-            publish(pool, state)
-            return .opened(record(pool, paths: disks.paths), disks.indices)
         } catch {
             return .failed(error)
         }
+        state.pools[opening.uuid] = pool
+        try await publish(pool, state)
+        return .opened(record(pool, paths: disks.paths), disks.indices)
     }
 
     private static func absent(_ missing: [KnownPools.Disk]) -> OpenFailure {

@@ -18,7 +18,7 @@ extension PoolRegistry {
         let record: KnownPools.Pool
         do throws(ControlFailure) {
             record = try shard.call { state throws(ControlFailure) in
-                let members = claimed.attach(state)
+                let members = try await claimed.attach(state)
                 do throws(PoolError) {
                     let pool = try await Pool.create(
                         state.engine, name: request.name, uuid: uuid, members: members)
@@ -54,7 +54,7 @@ extension PoolRegistry {
         do throws(ControlFailure) {
             record = try shard.call { state throws(ControlFailure) in
                 let pool = try Self.pool(uuid, state)
-                let members = claimed.attach(state)
+                let members = try await claimed.attach(state)
                 do throws(PoolError) {
                     try await pool.addDisks(members)
                 } catch {
@@ -108,10 +108,8 @@ extension PoolRegistry {
         let uuid = entry.uuid
         try shard.call { state throws(ControlFailure) in
             let pool = try Self.pool(uuid, state)
-            // No suspension between the look and the withdrawal: nobody attaches in between.
-            let clients = pool.configuration.spaces.map {
-                state.server.exports.connections(name: "\(pool.name)/\($0.name)")
-            }.reduce(0, +)
+            let spaces = pool.configuration.spaces.map(\.name)
+            let clients = try await Self.withdrawUnused(spaces, of: pool, state)
             guard clients == 0 else {
                 throw ControlFailure(
                     .refused,
@@ -119,11 +117,10 @@ extension PoolRegistry {
                         + (clients == 1 ? "client is" : "clients are") + " attached",
                     hint: "disconnect them, then \(verb) it; see poolctl space ls")
             }
-            Self.withdraw(pool, state)
             do throws(PoolError) {
                 try await step(pool)
             } catch {
-                if !pool.isClosed { Self.publish(pool, state) }
+                if !pool.isClosed { try await Self.publish(pool, state) }
                 throw ControlFailure(pool: error)
             }
             state.pools[uuid] = nil
@@ -137,7 +134,7 @@ extension PoolRegistry {
             do throws(ControlFailure) {
                 try shard.call { state throws(ControlFailure) in
                     guard let pool = state.pools[uuid] else { return }
-                    Self.withdraw(pool, state)
+                    try await Self.withdraw(pool, state)
                     do throws(PoolError) {
                         try await pool.close()
                     } catch {
@@ -158,23 +155,5 @@ extension PoolRegistry {
             throw ControlFailure(.failed, "the pool is closing", hint: "look at pool ls")
         }
         return pool
-    }
-
-    /// Offers every space of a pool that is open, as it is now.
-    static func publish(_ pool: Pool, _ state: ShardState) {
-        for record in pool.configuration.spaces { publish(record.name, of: pool, state) }
-    }
-
-    static func publish(_ name: String, of pool: Pool, _ state: ShardState) {
-        guard let space = pool.space(named: name) else { return }
-        state.server.exports.publish(
-            name: "\(pool.name)/\(name)", space: space.handle, sizeBytes: space.sizeBytes,
-            isReadOnly: space.readOnlyReason != nil)
-    }
-
-    static func withdraw(_ pool: Pool, _ state: ShardState) {
-        for record in pool.configuration.spaces {
-            state.server.exports.withdraw(name: "\(pool.name)/\(record.name)")
-        }
     }
 }

@@ -141,17 +141,17 @@ extension PoolRegistry {
             try Self.require(path, in: pool)
             let isRenamed = wanted.name != nil && wanted.name != path.space
             if isRenamed {
-                // No suspension between the look and the withdrawal: nobody attaches in between.
-                try Self.requireUnused(path, state, to: "rename it")
-                state.server.exports.withdraw(name: path.description)
+                try await Self.withdrawUnused(path, of: pool, state, to: "rename it")
             }
             do throws(PoolError) {
                 try await pool.changeSpace(path.space, wanted)
             } catch {
-                if isRenamed { Self.publish(path.space, of: pool, state) }
+                if isRenamed { try await Self.publish(path.space, of: pool, state) }
                 throw ControlFailure(pool: error)
             }
-            if isRenamed { Self.publish(wanted.name ?? path.space, of: pool, state) }
+            if isRenamed {
+                try await Self.publish(wanted.name ?? path.space, of: pool, state)
+            }
         }
         return try spaceStatus(
             try SpacePath(pool: path.pool, space: wanted.name ?? path.space))
@@ -160,19 +160,6 @@ extension PoolRegistry {
     static func require(_ path: SpacePath, in pool: Pool) throws(ControlFailure) {
         let names = pool.configuration.spaces.map(\.name)
         guard names.contains(path.space) else { throw unknownSpace(path, names) }
-    }
-
-    /// On the shard.
-    static func requireUnused(
-        _ path: SpacePath, _ state: ShardState, to verb: String
-    ) throws(ControlFailure) {
-        let clients = state.server.exports.connections(name: path.description)
-        guard clients > 0 else { return }
-        throw ControlFailure(
-            .refused,
-            "space \(path) is in use: \(clients) "
-                + (clients == 1 ? "client is" : "clients are") + " attached",
-            hint: "disconnect them, then \(verb)")
     }
 }
 

@@ -18,7 +18,7 @@ extension PoolRegistry {
             } catch {
                 throw ControlFailure(pool: error)
             }
-            Self.publish(parameters.name, of: pool, state)
+            try await Self.publish(parameters.name, of: pool, state)
         }
         return try spaceStatus(path)
     }
@@ -73,13 +73,11 @@ extension PoolRegistry {
         try shard.call { state throws(ControlFailure) in
             let pool = try Self.pool(uuid, state)
             try Self.require(path, in: pool)
-            // No suspension between the look and the withdrawal: nobody attaches in between.
-            try Self.requireUnused(path, state, to: "destroy it")
-            state.server.exports.withdraw(name: path.description)
+            try await Self.withdrawUnused(path, of: pool, state, to: "destroy it")
             do throws(PoolError) {
                 try await pool.destroySpace(path.space)
             } catch {
-                Self.publish(path.space, of: pool, state)
+                try await Self.publish(path.space, of: pool, state)
                 throw ControlFailure(pool: error)
             }
         }

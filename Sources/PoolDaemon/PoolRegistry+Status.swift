@@ -16,7 +16,11 @@ extension PoolRegistry {
         case .open: break
         }
         let uuid = entry.uuid
-        let seen = try shard.runNow { state in PoolSnapshot(uuid, state) }
+        let seen = try shard.call { state throws(ControlFailure) in
+            await state.pools[uuid]?.refreshStatus()
+            let connections = try await Self.connections(state)
+            return PoolSnapshot(uuid, connections, state)
+        }
         guard let seen else {
             throw ControlFailure(
                 .unavailable, "pool \(entry.record.name) is closing", hint: "try again")

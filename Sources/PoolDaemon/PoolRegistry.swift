@@ -38,21 +38,23 @@ final class PoolRegistry: Sendable {
 
     let directory: DaemonDirectory
     let witness: WitnessStore
-    let shard: Shard
+    let shards: ShardGroup
     let logger: Logger
     /// What `GET /v1/daemon` says, apart from the time.
     let info: DaemonInfo
+    /// Where the pools are.
+    var shard: Shard { shards.home }
     private let started = ContinuousClock.now
     let fills = FillWatches()
     private let entries = Mutex<[Entry]>([])
 
     init(
-        directory: DaemonDirectory, witness: WitnessStore, shard: Shard, info: DaemonInfo,
-        logger: Logger
+        directory: DaemonDirectory, witness: WitnessStore, shards: ShardGroup,
+        info: DaemonInfo, logger: Logger
     ) {
         self.directory = directory
         self.witness = witness
-        self.shard = shard
+        self.shards = shards
         self.info = info
         self.logger = logger
     }

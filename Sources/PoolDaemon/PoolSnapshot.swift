@@ -13,16 +13,16 @@ struct PoolSnapshot: Sendable {
     /// By space, where disks are tagged: where it lies.
     private var explanations: [Pool.Explanation?] = []
 
-    init?(_ uuid: PoolUUID, _ state: ShardState) {
+    /// - Parameter attached: clients by the name of the export.
+    init?(_ uuid: PoolUUID, _ attached: [String: Int], _ state: ShardState) {
         guard let pool = state.pools[uuid] else { return nil }
         self.pool = pool.status()
         room = pool.room
         let hasDomains = pool.hasFaultDomains
         for space in self.pool.spaces {
-            connections.append(
-                state.server.exports.connections(name: "\(self.pool.name)/\(space.name)"))
+            connections.append(attached["\(self.pool.name)/\(space.name)"] ?? 0)
             var counts: [Media: UInt64] = [:]
-            for group in pool.space(named: space.name)?.groupRecords ?? [] {
+            for group in pool.groups(ofSpace: space.name) {
                 counts[Media(group.mediaClass), default: 0] += UInt64(group.slabs.count)
             }
             slabs.append(counts)

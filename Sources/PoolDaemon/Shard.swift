@@ -12,26 +12,30 @@ final class ShardState: @unchecked Sendable {
     let engine: Engine
     let driver: DeviceDriver
     let server: NBDServer
-    /// The open pools.
+    let peers: ShardPeers
+    /// The open pools: at home only.
     var pools: [PoolUUID: Pool] = [:]
     fileprivate let ring: Ring
     fileprivate let wakeup: Wakeup
     fileprivate var isFinished = false
 
     fileprivate init(
-        mailbox: ShardMailbox, engine diskEngine: DiskEngine, logger: Logger
+        _ shard: Int, _ peers: ShardPeers, engine diskEngine: DiskEngine, logger: Logger
     ) throws(RingError) {
         let log: @Sendable (String) -> Void = { logger.notice("\($0)") }
-        let arena = BufferArena()
+        self.peers = peers
+        let arena = BufferArena(shardCount: peers.count)
         var options = Ring.Options()
         options.engine = diskEngine
         ring = try Ring(arena: arena, options: options, log: log)
-        wakeup = Wakeup(ring: ring, mailbox: mailbox)
-        engine = Engine(arena: arena)
+        wakeup = Wakeup(ring: ring, mailbox: peers.mailboxes[shard])
+        engine = Engine(
+            arena: arena, limits: Limits(shardCount: peers.count), shard: shard,
+            shardCount: peers.count)
         driver = DeviceDriver(ring: ring, log: log)
         server = NBDServer(
-            ring: ring, exports: ExportTable(), pieceCount: engine.limits.requestsInFlight,
-            log: log)
+            ring: ring, exports: ExportTable(), shard: shard,
+            pieceCount: engine.limits.requestsInFlight, log: log)
     }
 }
 
@@ -43,38 +47,28 @@ final class ShardState: @unchecked Sendable {
 ///     driver's completions -> engine -> operations -> driver
 ///                                    -> witness operations -> the witness's thread
 ///                                    -> replies -> server -> requests -> engine (again)
+///     engine's posts, server's departures -> other shards' mailboxes
 ///     submit everything and wait
 final class Shard: Sendable {
-    let disks = DiskTable()
     /// What it runs on: what was asked for, or what serves in its place.
     var diskEngine: DiskEngine { state.ring.engine }
     private let mailbox: ShardMailbox
     private let thread: ShardThread
     private let state: ShardState
-    /// Where the witness's file is written: a flush must not stop the shard.
-    private let witnessPool: NIOThreadPool
-    private let witness: WitnessStore
-    private let logger: Logger
 
+    /// - Parameter witnessPool: where the witness's file is written.
     init(
-        engine: DiskEngine, witness: WitnessStore, logger: Logger
+        _ number: Int, peers: ShardPeers, engine: DiskEngine, disks: DiskTable,
+        witness: WitnessStore, witnessPool: NIOThreadPool, logger: Logger
     ) throws(ControlFailure) {
-        guard let mailbox = ShardMailbox() else {
-            throw DurableFile.systemFailure("cannot make an eventfd")
-        }
+        let mailbox = peers.mailboxes[number]
         self.mailbox = mailbox
-        self.witness = witness
-        self.logger = logger
-        let witnessPool = NIOThreadPool(numberOfThreads: 1)
-        witnessPool.start()
-        self.witnessPool = witnessPool
         let started = Handoff<Result<ShardState, RingError>>()
-        let disks = self.disks
         do throws(ShardThreadError) {
-            thread = try ShardThread(name: "shard0") {
+            thread = try ShardThread(name: "shard\(number)") {
                 do throws(RingError) {
-                    let state = try ShardState(
-                        mailbox: mailbox, engine: engine, logger: logger)
+                    let state = try ShardState(number, peers, engine: engine, logger: logger)
+                    peers.add(state)
                     let record: (WitnessOperation) -> Void = { operation in
                         Shard.record(operation, witness, witnessPool, state, mailbox, logger)
                     }
@@ -138,7 +132,6 @@ final class Shard: Sendable {
         }
         mailbox.close()
         thread.join()
-        try? witnessPool.syncShutdownGracefully()
     }
 
     // MARK: - on the shard's thread
@@ -186,6 +179,21 @@ final class Shard: Sendable {
         } while server.submitRequests(to: engine) || !driver.completions.isEmpty
         for index in driver.detached { disks.remove(index) }
         driver.detached.removeAll(keepingCapacity: true)
+        if !engine.posts.isEmpty || !server.departures.isEmpty { sendAway(state) }
+    }
+
+    /// What belongs to other shards.
+    private static func sendAway(_ state: ShardState) {
+        for post in state.engine.posts {
+            // A shard that has ended is told nothing more.
+            state.peers.send(post.shard) { $0.engine.receive(post) }
+        }
+        state.engine.posts.removeAll(keepingCapacity: true)
+        for departure in state.server.departures {
+            let isSent = state.peers.send(departure.shard) { $0.server.adopt(departure) }
+            if !isSent { departure.close() }
+        }
+        state.server.departures.removeAll(keepingCapacity: true)
     }
 
     private static func record(

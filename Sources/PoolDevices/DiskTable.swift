@@ -6,30 +6,41 @@ import Synchronization
 /// An index stays with its disk until it is removed, and is not handed out again before every other
 /// one has been: a late message about a disk that is gone then names nothing.
 public final class DiskTable: Sendable {
+    private struct Entry {
+        var disk: Disk
+        /// Who has yet to let go of it.
+        var users: Int
+    }
+
     private struct State {
-        var disks: [Disk?] = []
+        var entries: [Entry?] = []
         var next = 0
     }
 
     private let state = Mutex(State())
+    private let users: Int
     public static let capacity = 4096
 
-    public init() {}
+    /// - Parameter users: how many shards use each disk.
+    public init(users: Int = 1) {
+        precondition(users > 0)
+        self.users = users
+    }
 
     /// nil: the table is full, or the very same device or file is in it under another path.
     public func add(_ disk: Disk) -> DeviceIndex? {
         state.withLock { state in
-            guard !state.disks.contains(where: { $0?.identity == disk.identity }) else {
+            guard !state.entries.contains(where: { $0?.disk.identity == disk.identity }) else {
                 return nil
             }
-            if state.disks.count < Self.capacity {
-                state.disks.append(disk)
-                return DeviceIndex(UInt16(state.disks.count - 1))
+            if state.entries.count < Self.capacity {
+                state.entries.append(Entry(disk: disk, users: users))
+                return DeviceIndex(UInt16(state.entries.count - 1))
             }
             for step in 0..<Self.capacity {
                 let index = (state.next + step) % Self.capacity
-                guard state.disks[index] == nil else { continue }
-                state.disks[index] = disk
+                guard state.entries[index] == nil else { continue }
+                state.entries[index] = Entry(disk: disk, users: users)
                 state.next = (index + 1) % Self.capacity
                 return DeviceIndex(UInt16(index))
             }
@@ -37,23 +48,30 @@ public final class DiskTable: Sendable {
         }
     }
 
+    /// One user less; with the last the index is free.
     public func remove(_ index: DeviceIndex) {
         state.withLock { state in
-            guard Int(index.rawValue) < state.disks.count else { return }
-            state.disks[Int(index.rawValue)] = nil
+            let at = Int(index.rawValue)
+            guard at < state.entries.count, let entry = state.entries[at] else { return }
+            if entry.users > 1 {
+                state.entries[at]?.users -= 1
+            } else {
+                state.entries[at] = nil
+            }
         }
     }
 
     public func disk(_ index: DeviceIndex) -> Disk? {
         state.withLock { state in
-            Int(index.rawValue) < state.disks.count ? state.disks[Int(index.rawValue)] : nil
+            let at = Int(index.rawValue)
+            return at < state.entries.count ? state.entries[at]?.disk : nil
         }
     }
 
     /// Finds a disk by what it is, not by its path.
     public func index(of identity: Disk.Identity) -> DeviceIndex? {
         state.withLock { state in
-            state.disks.firstIndex { $0?.identity == identity }.map { DeviceIndex(UInt16($0)) }
+            state.entries.firstIndex { $0?.disk.identity == identity }.map { DeviceIndex(UInt16($0)) }
         }
     }
 }

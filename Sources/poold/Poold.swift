@@ -36,8 +36,13 @@ struct Poold: ParsableCommand {
             "What disks and sockets run on: io_uring (default) or libaio.", valueName: "engine"))
     var engine: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Threads that serve, each with some of the spaces (default: one a processor).",
+            valueName: "n"))
+    var shards: String?
+
     // Part of the interface; anything but what is here is refused.
-    @Option(help: .hidden) var shards: String?
     @Option(help: .hidden) var cluster: String?
     @Option(help: .hidden) var node: String?
 
@@ -66,9 +71,6 @@ struct Poold: ParsableCommand {
         var file: ConfigurationFile?
         if let config { file = try ConfigurationFile.load(config, options: Self.fileOptions) }
         let value = { (given: String?, name: String) in given ?? file?.values(name).last }
-        if let shards = value(shards, "shards"), shards != "1" {
-            throw notInThisVersion("--shards \(shards)", "leave it out")
-        }
         if value(cluster, "cluster") != nil || value(node, "node") != nil {
             throw notInThisVersion("--cluster", "leave --cluster and --node out")
         }
@@ -84,6 +86,7 @@ struct Poold: ParsableCommand {
         var options = DaemonOptions(
             directory: "/" + parts.joined(separator: "/"), nbd: addresses)
         if let engine = value(engine, "engine") { try options.chooseEngine(engine) }
+        if let shards = value(shards, "shards") { try options.chooseShards(shards) }
         return options
     }
 

@@ -43,6 +43,14 @@ public struct Limits: Sendable {
 
     public init() {}
 
+    /// Those of one of several shards: what is kept in memory is divided.
+    public init(shardCount: Int) {
+        precondition(shardCount >= 1)
+        checksumPages = max(checksumPages / shardCount, 2048)
+        scratchPages = max(scratchPages / shardCount, 128)
+        scratchPairs = max(scratchPairs / shardCount, 64)
+    }
+
     func check() {
         precondition(requestsInFlight > 0 && requestsInFlight < 1 << 22)
         // A request touches at most two checksum pages' worth of one grain, and replay holds some.

@@ -29,6 +29,14 @@ import Glibc
         unsafe baseAddress = unsafe memory
     }
 
+    /// One shard's share of what one shard alone would have, and no less than its engine's own
+    /// buffers need with as much for its clients.
+    public convenience init(shardCount: Int) {
+        let least = [256, 128, 16, 24]
+        let alone = [2048, 512, 128, 64]
+        self.init(counts: zip(alone, least).map { max($0 / shardCount, $1) })
+    }
+
     deinit { unsafe munmap(baseAddress, sizeBytes) }
 
     private static func layOut(_ counts: [Int]) -> (lists: [[Int]], starts: [Int], bytes: Int) {
