@@ -32,7 +32,8 @@ final class ShardState: @unchecked Sendable {
         engine = Engine(
             arena: arena, limits: Limits(shardCount: peers.count), shard: shard,
             shardCount: peers.count)
-        driver = DeviceDriver(ring: ring, log: log)
+        driver = DeviceDriver(
+            ring: ring, mailbox: peers.count > 1 ? peers.mailboxes[shard] : nil, log: log)
         server = NBDServer(
             ring: ring, exports: ExportTable(), shard: shard,
             pieceCount: engine.limits.requestsInFlight, log: log)

@@ -55,12 +55,41 @@ extension DeviceDriver {
         switch OperationOutcome.ofFlush(result: result) {
         case .done:
             // A file cut short under us has lost what this flush was to make durable.
-            if hasShrunk(at) { fail(slot, EIO) } else { finish(slot, .ok) }
+            endFlush(slot, at, hasShrunk(at) ? EIO : 0)
         case .failed(let code):
-            fail(slot, code)
+            endFlush(slot, at, code)
         case .moreAfter, .retry, .endOfFile:
             preconditionFailure("a flush moves nothing and is never asked again")
         }
+    }
+
+    private func endFlush(_ slot: Int, _ at: Int, _ code: Int32) {
+        let number = unsafe slots[slot].flush
+        guard let ledger = disks[at]?.flushes else { return fail(slot, EIO) }
+        switch ledger.end(number, hasSucceeded: code == 0, tell: { teller(slot) }) {
+        case .succeeded: finish(slot, .ok)
+        case .failed: fail(slot, code == 0 ? EIO : code)
+        case .held: heldFlushes += 1
+        }
+    }
+
+    /// What ends a flush that is held, whichever shard's thread finds out how.
+    private func teller(_ slot: Int) -> @Sendable (_ hasSucceeded: Bool) -> Void {
+        // Used on this shard's thread only: there it is called, or brought by the mailbox.
+        let holder = Holder(driver: self)
+        guard let mailbox else { return { holder.driver.endHeldFlush(slot, $0) } }
+        return { hasSucceeded in
+            mailbox.post { holder.driver.endHeldFlush(slot, hasSucceeded) }
+        }
+    }
+
+    private struct Holder: @unchecked Sendable {
+        let driver: DeviceDriver
+    }
+
+    private func endHeldFlush(_ slot: Int, _ hasSucceeded: Bool) {
+        heldFlushes -= 1
+        if hasSucceeded { finish(slot, .ok) } else { fail(slot, EIO) }
     }
 
     private func handleDiscard(_ slot: Int, result: Int32) {
@@ -145,6 +174,7 @@ extension DeviceDriver {
         let now = disk.currentSizeBytes() ?? 0
         guard now < disk.sizeBytes else { return false }
         unsafe devices[at].hasShrunk = true
+        disk.flushes.fail()
         log(
             "\(disk.path): the file is smaller than when it was opened (\(disk.sizeBytes) bytes, "
                 + "now \(now)); it takes no more writes")

@@ -18,7 +18,7 @@ import PoolEngine
     /// Devices that were detached and now have nothing under way; the caller empties this list.
     public var detached: [DeviceIndex] = []
     /// Operations the kernel has, and those that wait for a slot.
-    public var inFlightCount: Int { underWay + backlog.count - backlogHead }
+    public var inFlightCount: Int { underWay - heldFlushes + backlog.count - backlogHead }
 
     let ring: Ring
     let log: @Sendable (String) -> Void
@@ -26,6 +26,10 @@ import PoolEngine
     let slots: UnsafeMutablePointer<Slot>
     private var firstFree: Int32 = 0
     private var underWay = 0
+    /// Flushes that the kernel is done with and whose outcome other shards decide.
+    var heldFlushes = 0
+    /// How other shards reach this one; nil: there are none.
+    let mailbox: ShardMailbox?
     private var backlog: [DeviceOperation] = []
     private var backlogHead = 0
 
@@ -43,6 +47,8 @@ import PoolEngine
         var discardMethod: DiscardMethod
         var isUnderWay: Bool
         var nextFree: Int32
+        /// Of a flush: its number in the disk's ledger.
+        var flush: UInt64 = 0
     }
 
     struct Device {
@@ -59,11 +65,15 @@ import PoolEngine
         var discardMethod = DiscardMethod.none
     }
 
-    /// - Parameter capacity: operations the kernel may have at once.
+    /// - Parameters:
+    ///   - capacity: operations the kernel may have at once.
+    ///   - mailbox: this shard's, where drivers of other shards have the same disks.
     public init(
-        ring: Ring, capacity: Int = 4096, log: @escaping @Sendable (String) -> Void = { _ in }
+        ring: Ring, capacity: Int = 4096, mailbox: ShardMailbox? = nil,
+        log: @escaping @Sendable (String) -> Void = { _ in }
     ) {
         precondition(capacity > 0 && capacity <= 1 << 20)
+        self.mailbox = mailbox
         self.ring = ring
         self.log = log
         self.capacity = capacity
@@ -232,6 +242,7 @@ import PoolEngine
                 arenaOffset: operation.bufferOffset + done,
                 lengthBytes: Int(operation.lengthBytes) - done, userData: userData)
         case .flush:
+            unsafe slots[slot].flush = disks[at]?.flushes.begin() ?? 0
             ring.fsync(file, dataOnly: true, userData: userData)
         case .discard:
             let method = unsafe devices[at].discardMethod

@@ -22,6 +22,8 @@ public final class Disk: Sendable {
     /// Identifies the device or file itself, by whatever path it was reached.
     public let identity: Identity
     let file: OpenFile
+    /// Of all its users.
+    let flushes = FlushLedger()
 
     public struct Identity: Hashable, Sendable {
         var device: UInt64

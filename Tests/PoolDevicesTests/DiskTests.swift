@@ -134,6 +134,20 @@ import Testing
         #expect(table.disk(second) === disks[1])
     }
 
+    @Test func anIndexStaysUntilItsLastUserLetsGo() throws {
+        let directory = TemporaryDirectory(in: "/tmp")
+        let table = DiskTable(users: 2)
+        try Disk.createSparseFile(path: "\(directory.path)/a", bytes: 1 << 20)
+        let disk = try Disk.open(path: "\(directory.path)/a", waitNs: 0)
+        let index = try #require(table.add(disk))
+        table.remove(index)
+        #expect(table.disk(index) === disk)
+        #expect(table.add(disk) == nil)
+        table.remove(index)
+        #expect(table.disk(index) == nil)
+        #expect(table.add(disk) != nil)
+    }
+
     @Test func bytesAreReadAtAnyOffset() throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let path = "\(directory.path)/disk"

@@ -32,7 +32,9 @@ public struct DeviceOperation: Sendable {
     public enum Kind: UInt8, Sendable {
         case read
         case write
-        /// Makes durable every write of this device that had completed when this was submitted.
+        /// Makes durable every write of this device that had completed when this was submitted. Once
+        /// one has failed, whichever shard had asked for it, every other one fails that has not ended
+        /// before, until the device is opened anew: what it was to make durable may be lost.
         case flush
         /// Gives the range back; what it reads as afterwards is undefined, never relied upon.
         case discard
