@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Without _GNU_SOURCE these two have no declaration, and syscall(2), being variadic, is not
+// Without _GNU_SOURCE these have no declaration, and syscall(2), being variadic, is not
 // imported. Both return 0 or more, or -1 with errno.
 
 // statx(2) of an open file into the 256 bytes of its answer.
@@ -17,4 +17,9 @@ static inline long poold_statx(int descriptor, unsigned mask, void *answer) {
 // sched_setaffinity(2) of the calling thread.
 static inline long poold_set_affinity(const void *mask, unsigned long bytes) {
     return syscall(SYS_sched_setaffinity, 0, bytes, mask);
+}
+
+// sched_getaffinity(2) of the calling thread: how many bytes of the mask it has filled.
+static inline long poold_get_affinity(void *mask, unsigned long bytes) {
+    return syscall(SYS_sched_getaffinity, 0, bytes, mask);
 }

@@ -1,4 +1,3 @@
-import Glibc
 import Logging
 import NIOPosix
 import PoolControl
@@ -21,16 +20,7 @@ final class ShardGroup: Sendable {
     var home: Shard { all[0] }
 
     /// One for each processor this process may run on.
-    static var defaultCount: Int {
-        var mask = cpu_set_t()
-        guard unsafe sched_getaffinity(0, MemoryLayout<cpu_set_t>.size, &mask) == 0 else {
-            return 1
-        }
-        let count = unsafe withUnsafeBytes(of: &mask) { bytes in
-            unsafe bytes.reduce(0) { $0 + $1.nonzeroBitCount }
-        }
-        return min(max(count, 1), limit)
-    }
+    static var defaultCount: Int { min(ShardThread.processorCount, limit) }
 
     /// - Parameter engine: where the kernel refuses it to the first, the others take what that has.
     init(

@@ -66,6 +66,14 @@ public final class ShardThread: Sendable {
         if !joined.withLock({ $0 }) { pthread_detach(handle) }
     }
 
+    /// Processors that the calling thread may run on; at least 1.
+    public static var processorCount: Int {
+        var mask = [UInt64](repeating: 0, count: 128)
+        let bytes = unsafe poold_get_affinity(&mask, UInt(mask.count * 8))
+        guard bytes > 0 else { return 1 }
+        return max(1, mask.reduce(0) { $0 + $1.nonzeroBitCount })
+    }
+
     private static func prepare(_ name: String, _ processor: Int?) {
         // A name is a help for people; without one everything works.
         if case .success(let comm) = OpenFile.open("/proc/thread-self/comm", flags: O_WRONLY) {

@@ -8,6 +8,8 @@ struct ClientSpace {
     var model: SpaceModel
     /// nil while the pool is closed.
     var handle: SpaceHandle?
+    /// Whose engine takes its requests.
+    var shard = 0
 }
 
 /// What a space is made with.
@@ -32,6 +34,8 @@ struct ClientRequest {
     /// Where its buffer is, or nil.
     var buffer: Int?
     var client: Int
+    /// Whose engine has it.
+    var shard: Int
 
     var changesSpace: Bool {
         switch kind {
@@ -94,9 +98,10 @@ final class Clients {
         spaces[at].parameters.sizeBytes = sizeBytes
     }
 
-    func setHandle(_ name: String, _ handle: SpaceHandle?) {
+    func setHandle(_ name: String, _ handle: SpaceHandle?, shard: Int) {
         guard let at = spaces.firstIndex(where: { $0.name == name }) else { return }
         spaces[at].handle = handle
+        spaces[at].shard = shard
     }
 
     func index(of name: String) -> Int? { spaces.firstIndex { $0.name == name } }
@@ -141,9 +146,9 @@ final class Clients {
         _ kind: SpaceRequest.Kind, flags: SpaceRequest.Flags = [], space index: Int,
         sectors: Range<Int>, client: Int = 0
     ) -> Bool {
-        guard let engine = machine.engine, let handle = spaces[index].handle,
-            engine.canAcceptRequest
-        else { return false }
+        guard machine.engine != nil, let handle = spaces[index].handle else { return false }
+        let engine = machine.engines[spaces[index].shard]
+        guard engine.canAcceptRequest else { return false }
         let offset = UInt64(sectors.lowerBound) * 512
         let length = sectors.count * 512
         let edge = Int(offset % 4096)
@@ -167,7 +172,7 @@ final class Clients {
         submitted += 1
         inFlight[cookie] = ClientRequest(
             kind: kind, space: spaces[index].model.serial, sectors: sectors, number: number,
-            buffer: buffer, client: client)
+            buffer: buffer, client: client, shard: spaces[index].shard)
         while inFlightByClient.count <= client { inFlightByClient.append(0) }
         inFlightByClient[client] += 1
         machine.note(
@@ -201,7 +206,7 @@ final class Clients {
         inFlightByClient[request.client] -= 1
         machine.note("reply \(reply.cookie): \(reply.status)")
         defer {
-            if let buffer = request.buffer { machine.engine?.arena.give(buffer) }
+            if let buffer = request.buffer { machine.engines[request.shard].arena.give(buffer) }
         }
         guard let index = spaces.firstIndex(where: { $0.model.serial == request.space }) else {
             return
@@ -218,10 +223,11 @@ final class Clients {
             guard ok else { return spaces[index].model.failRead(request.number) }
             takeStatus(reply.extent, request, index)
         case .read:
-            guard ok, let buffer = request.buffer, let engine = machine.engine else {
+            guard ok, let buffer = request.buffer else {
                 return spaces[index].model.failRead(request.number)
             }
             let start = buffer + request.sectors.lowerBound * 512 % 4096
+            let engine = machine.engines[request.shard]
             let bytes = unsafe engine.arena.bytes(start, request.sectors.count * 512)
             if let wrong = unsafe spaces[index].model.replyRead(
                 request.number, sectors: request.sectors, bytes: UnsafeRawBufferPointer(bytes))

@@ -2,7 +2,8 @@ import PoolEngine
 import PoolFormat
 import Synchronization
 
-/// One simulated machine: disks, a witness, a clock, and at most one running engine.
+/// One simulated machine: disks, a witness, a clock, and at most one running process, whose shards
+/// all run in this thread.
 ///
 /// Everything that happens is decided by the seed: which operation ends next, when, and what a
 /// crash leaves. `step` ends exactly one operation, so a crash can be put between any two.
@@ -17,7 +18,12 @@ public final class Machine {
     public private(set) var operationsEnded = 0
     /// The first thing that broke the contract.
     public private(set) var violation: String?
-    public private(set) var engine: Engine?
+    /// Of the running process, by shard.
+    private(set) var engines: [Engine] = []
+    /// Where pools are at home: the last, so that with several shards most of it is far away.
+    public var engine: Engine? { engines.last }
+    /// How many shards the next boot starts.
+    var shardCount = 1
 
     var random: SeededRandom
     let limits: Limits
@@ -46,9 +52,14 @@ public final class Machine {
         enum Work {
             case device(DeviceOperation)
             case witness(WitnessOperation)
+            case post(EnginePost)
         }
         var work: Work
         var dueNs: UInt64
+        /// Whose it is.
+        var shard: Int
+        /// What the disk knows a device operation by: those of all shards differ.
+        var token: UInt32 = 0
     }
 
     public convenience init(
@@ -77,11 +88,12 @@ public final class Machine {
     @discardableResult
     func boot() -> Engine {
         precondition(engine == nil)
-        let started = Engine(arena: shelf.take(), limits: limits)
-        engine = started
+        engines = (0..<shardCount).map {
+            Engine(arena: shelf.take(), limits: limits, shard: $0, shardCount: shardCount)
+        }
         cutAtOperation = cutAtNextBoot.map { operationsEnded + $0 }
         cutAtNextBoot = nil
-        return started
+        return engines[shardCount - 1]
     }
 
     /// Power is gone. What was in flight is lost as far as the policy says.
@@ -106,11 +118,9 @@ public final class Machine {
     }
 
     private func halt() {
-        if let engine {
-            engine.stop()
-            shelf.give(engine.arena)
-        }
-        engine = nil
+        for engine in engines { engine.stop() }
+        for engine in engines { shelf.give(engine.arena) }
+        engines.removeAll()
         for item in scheduled {
             // A witness that was being written may have it or not.
             if case .witness(let operation) = item.work, random.chance(50) { record(operation) }
@@ -136,38 +146,50 @@ public final class Machine {
 
     // MARK: - the crank
 
-    /// Lets the engine react, takes what it asks for, and repeats until it asks for nothing.
+    /// Lets the engines react, takes what they ask for, and repeats until they ask for nothing.
     func settle() {
-        guard let engine else { return }
         while violation == nil {
-            engine.poll(nowNs: nowNs)
-            let operations = engine.operations
-            engine.operations.removeAll(keepingCapacity: true)
-            for operation in operations { submit(operation, engine) }
-            let witnessed = engine.witnessOperations
-            engine.witnessOperations.removeAll(keepingCapacity: true)
-            for operation in witnessed {
-                scheduled.append(Scheduled(work: .witness(operation), dueNs: nowNs + latency()))
-            }
-            let replies = engine.replies
-            engine.replies.removeAll(keepingCapacity: true)
-            for reply in replies {
-                trace.add(reply.cookie)
-                trace.add(UInt64(reply.status.rawValue) + 7)
-                onReply?(reply)
-            }
-            if operations.isEmpty && witnessed.isEmpty && replies.isEmpty { return }
+            var isAsked = false
+            for engine in engines where takeTurn(engine) { isAsked = true }
+            if !isAsked { return }
         }
     }
 
-    /// Ends the operation that is due next, or fires the engine's next timer.
+    /// - Returns: whether the engine asked for anything.
+    private func takeTurn(_ engine: Engine) -> Bool {
+        engine.poll(nowNs: nowNs)
+        let operations = engine.operations
+        engine.operations.removeAll(keepingCapacity: true)
+        for operation in operations { submit(operation, engine) }
+        let witnessed = engine.witnessOperations
+        engine.witnessOperations.removeAll(keepingCapacity: true)
+        for operation in witnessed { schedule(.witness(operation), engine) }
+        let posts = engine.posts
+        engine.posts.removeAll(keepingCapacity: true)
+        for post in posts { schedule(.post(post), engine) }
+        let replies = engine.replies
+        engine.replies.removeAll(keepingCapacity: true)
+        for reply in replies {
+            trace.add(reply.cookie)
+            trace.add(UInt64(reply.status.rawValue) + 7)
+            onReply?(reply)
+        }
+        return !(operations.isEmpty && witnessed.isEmpty && posts.isEmpty && replies.isEmpty)
+    }
+
+    private func schedule(_ work: Scheduled.Work, _ engine: Engine, token: UInt32 = 0) {
+        scheduled.append(
+            Scheduled(work: work, dueNs: nowNs + latency(), shard: engine.shard, token: token))
+    }
+
+    /// Ends the operation that is due next, delivers a post, or fires the engines' next timer.
     ///
     /// - Returns: false when nothing is under way and no timer is set.
     func step() -> Bool {
-        guard let engine, violation == nil else { return false }
+        guard !engines.isEmpty, violation == nil else { return false }
         Self.steps.add(1, ordering: .relaxed)
         settle()
-        let timer = engine.nextDeadlineNs
+        let timer = engines.compactMap(\.nextDeadlineNs).min()
         guard let next = scheduled.indices.min(by: { scheduled[$0].dueNs < scheduled[$1].dueNs })
         else {
             guard let timer else { return false }
@@ -184,10 +206,13 @@ public final class Machine {
         nowNs = max(nowNs, item.dueNs)
         switch item.work {
         case .device(let operation):
-            end(operation, engine)
+            end(operation, item.token, engines[item.shard])
         case .witness(let operation):
             record(operation)
-            engine.complete(WitnessCompletion(token: operation.token, recorded: true))
+            engines[item.shard].complete(
+                WitnessCompletion(token: operation.token, recorded: true))
+        case .post(let post):
+            engines[post.shard].receive(post)
         }
         settle()
         onBoundary?()
@@ -199,11 +224,13 @@ public final class Machine {
         guard index < disks.count else { return fail("operation for an unknown device") }
         operationsSubmitted += 1
         traceOperation(operation, engine)
-        if let wrong = disks[index].submit(operation, arena: engine.arena) {
+        var known = operation
+        known.token = UInt32(truncatingIfNeeded: operationsSubmitted)
+        if let wrong = disks[index].submit(known, arena: engine.arena) {
             fail("\(operation.kind) of disk \(index) at \(operation.offsetBytes): \(wrong)")
             return
         }
-        scheduled.append(Scheduled(work: .device(operation), dueNs: nowNs + latency()))
+        schedule(.device(operation), engine, token: known.token)
     }
 
     private func traceOperation(_ operation: DeviceOperation, _ engine: Engine) {
@@ -226,10 +253,10 @@ public final class Machine {
         }
     }
 
-    private func end(_ operation: DeviceOperation, _ engine: Engine) {
+    private func end(_ operation: DeviceOperation, _ token: UInt32, _ engine: Engine) {
         let index = Int(operation.device.rawValue)
         let (status, wrong) = disks[index].complete(
-            token: operation.token, arena: engine.arena, random: &random)
+            token: token, arena: engine.arena, random: &random)
         operationsEnded += 1
         trace.add(UInt64(operation.token) << 8 | UInt64(status.rawValue))
         if let wrong { fail("\(operation.kind) of disk \(index): \(wrong)") }
@@ -254,10 +281,12 @@ public final class Machine {
 
     // MARK: - slow paths
 
-    /// What the engine's requests wait for.
-    var waiting: String { engine?.waiting ?? "no engine" }
+    /// What the engines' requests wait for.
+    var waiting: String {
+        engines.isEmpty ? "no engine" : engines.map(\.waiting).joined(separator: "\n")
+    }
 
-    /// Runs an asynchronous body on the engine's shard until it ends.
+    /// Runs an asynchronous body on the pools' shard until it ends.
     ///
     /// - Returns: nil when the power went first, or something is wrong.
     func run<Value: Sendable>(

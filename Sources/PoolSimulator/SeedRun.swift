@@ -8,6 +8,8 @@ public struct SeedOptions: Sendable {
     /// No crash at all: what finds a fault here needs no simulator.
     public var withoutCrashes = false
     public var verbose = false
+    /// Engines in the process; nil: two for every fourth seed, one for the others.
+    public var shards: Int?
     public init() {}
 }
 
@@ -65,6 +67,7 @@ public final class SeedRun {
         let limits = Self.limits(&random)
         machine = Machine(
             disks: disks, limits: limits, seed: random.next(), verbose: options.verbose)
+        machine.shardCount = options.shards ?? (seed % 4 == 0 ? 2 : 1)
         site = Site(machine)
         site.clients.mayRunOutOfRoom = tight
         if isFaulty {

@@ -196,14 +196,15 @@ final class Site {
         guard case .done = result else { return true }
         pending = .none
         clients.add(name, shape)
-        clients.setHandle(name, pool?.space(named: name)?.handle)
+        let space = pool?.space(named: name)
+        clients.setHandle(name, space?.handle, shard: space?.shard ?? 0)
         return true
     }
 
     /// The caller sees to it that no request of the space is in flight.
     func destroySpace(_ name: String) -> Bool {
         pending = .destroySpace(name)
-        clients.setHandle(name, nil)
+        clients.setHandle(name, nil, shard: 0)
         let result = control("destroy space \(name)") { pool async throws(PoolError) in
             try await pool.destroySpace(name)
         }
@@ -375,7 +376,7 @@ final class Site {
                 machine.fail("space \(space.name) is gone: \(known?.reason ?? "unknown")")
                 return false
             }
-            clients.setHandle(space.name, opened.handle)
+            clients.setHandle(space.name, opened.handle, shard: opened.shard)
         }
         if pool.configuration.spaces.count != clients.spaces.count {
             machine.fail("the pool has a space nobody knows")

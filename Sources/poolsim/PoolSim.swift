@@ -28,6 +28,9 @@ struct PoolSim: ParsableCommand {
     @Option(help: "Client operations of a seed.")
     var operations = 5_000
 
+    @Option(help: "Engines in the process of a seed (default: two for every fourth seed).")
+    var shards: Int?
+
     @Flag(help: "No crashes.")
     var withoutCrashes = false
 
@@ -68,6 +71,9 @@ struct PoolSim: ParsableCommand {
         }
         if operations < 1 || fates < 0 || stride < 1 || count == 0 || recoveryStride ?? 1 < 1 {
             throw ValidationError("--operations, --stride and --count are at least 1")
+        }
+        if let shards, !(1...4).contains(shards) {
+            throw ValidationError("--shards is 1 to 4")
         }
         if (mutants || mutant != nil) && !MutantRun.isAvailable {
             throw ValidationError("this build has no mutants: build with POOLD_MUTANTS=1")
@@ -113,6 +119,7 @@ struct PoolSim: ParsableCommand {
         options.operations = operations
         options.withoutCrashes = withoutCrashes
         options.verbose = verbose
+        options.shards = shards
         let clock = ContinuousClock()
         let start = clock.now
         var totals = (operations: 0, devices: 0, crashes: 0, recovery: 0, seeds: 0)
@@ -155,6 +162,7 @@ struct PoolSim: ParsableCommand {
     private var replayOptions: String {
         (operations == 5_000 ? "" : "--operations \(operations) ")
             + (withoutCrashes ? "--without-crashes " : "")
+            + (shards.map { "--shards \($0) " } ?? "")
     }
 
     // MARK: - exhaustive
