@@ -94,18 +94,18 @@ extension PoolRegistry {
             try Self.require(path, in: pool)
             let size = pool.configuration.spaces.first { $0.name == path.space }?.sizeBytes ?? 0
             if request.shrink, request.sizeBytes < size {
-                // No suspension between the look and the withdrawal: nobody attaches in between.
-                try Self.requireUnused(path, state, to: "shrink it")
-                state.server.exports.withdraw(name: path.description)
+                try await Self.withdrawUnused(path, of: pool, state, to: "shrink it")
             }
-            // Whatever becomes of it, it is offered as it is then.
-            defer { Self.publish(path.space, of: pool, state) }
+            var failure: ControlFailure?
             do throws(PoolError) {
                 try await pool.resizeSpace(
                     path.space, sizeBytes: request.sizeBytes, allowShrink: request.shrink)
             } catch {
-                throw ControlFailure(pool: error)
+                failure = ControlFailure(pool: error)
             }
+            // Whatever has become of it, it is offered as it is now.
+            try await Self.publish(path.space, of: pool, state)
+            if let failure { throw failure }
         }
         return try spaceStatus(path)
     }
