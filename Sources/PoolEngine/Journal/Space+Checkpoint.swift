@@ -57,6 +57,9 @@ extension Space {
     func checkpointAll() async -> Bool {
         while pieces.dirtyCount > 0 || hasDirtyFrames {
             guard !engine.isStopped, readOnlyReason == nil else { return false }
+            // A grain that is still being settled may have given a block another value: until that
+            // is durable its page stays dirty, however often it is written.
+            if !pending.isEmpty, await !commit() { return false }
             let step = await checkpointStep(limit: engine.limits.checkpointPages)
             checkpointed.fire()
             if step.written == 0 {
