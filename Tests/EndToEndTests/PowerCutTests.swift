@@ -21,7 +21,7 @@ extension EndToEnd {
 
         /// Disks that forget what they flush, at once or a little, have to be found out: a check
         /// that cannot fail proves nothing.
-        @Test(needsVolatileDisks(), arguments: ["1", "30"], ["simple", "mirror2"])
+        @Test(needsVolatileDisks(), arguments: ["1", "100"], ["simple", "mirror2"])
         func lyingDisksAreCaught(oneSectorIn: String, resiliency: String) throws {
             let finished = try cutPower([
                 "--resiliency", resiliency, "--rounds", "40", "--lie", oneSectorIn,
