@@ -210,7 +210,8 @@ end_strays() {
     for process in python3 ''; do
         while IFS= read -r pid; do
             program=$(readlink "/proc/$pid/exe" 2>/dev/null) || continue
-            [[ $program == *"$process"* ]] || continue
+            # The search names the folder too.
+            [[ $program == *"$process"* && $program != */grep ]] || continue
             warn "ending what a test left behind: $pid $program"
             end_process "$pid"
         done < <(grep -lsF -- "$SCRATCH/" /proc/[0-9]*/cmdline | tr -dc '0-9\n')
