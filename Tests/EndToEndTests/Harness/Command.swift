@@ -34,8 +34,14 @@ func run(
     process.arguments = arguments
     if let folder { process.currentDirectoryURL = URL(fileURLWithPath: folder) }
     process.standardInput = FileHandle.nullDevice
-    process.standardOutput = try writable(outputPath)
-    process.standardError = try writable(errorsPath)
+    let (output, errors) = (try writable(outputPath), try writable(errorsPath))
+    // Foundation keeps them otherwise, and beyond 1,024 descriptors it no longer sees children end.
+    defer {
+        try? output.close()
+        try? errors.close()
+    }
+    process.standardOutput = output
+    process.standardError = errors
     let ended = DispatchSemaphore(value: 0)
     process.terminationHandler = { _ in ended.signal() }
     try process.runUnmasked()
