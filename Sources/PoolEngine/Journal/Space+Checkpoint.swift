@@ -62,8 +62,9 @@ extension Space {
             if !pending.isEmpty, await !commit() { return false }
             let step = await checkpointStep(limit: engine.limits.checkpointPages)
             checkpointed.fire()
-            if step.written == 0 {
-                guard step.skipped > 0, await commit() else { return false }
+            // Neither written nor skipped: another step has written them meanwhile.
+            if step.written == 0, step.skipped > 0 {
+                guard await commit() else { return false }
             }
         }
         return true
