@@ -20,8 +20,6 @@ public enum Mutant: String, CaseIterable, Sendable {
     case configurationUnflushed
     /// A slab or piece is used before its grant is flushed.
     case grantUnflushed
-    /// Opening reads what a flush has not made durable: a power cut takes it back again.
-    case openUnflushed
     /// A region counts as clean before its last write is durable.
     case cleanEarly
     /// Replay leaves a grain that was mapped afresh the values it had before.
@@ -30,8 +28,10 @@ public enum Mutant: String, CaseIterable, Sendable {
     case discardEarly
     /// The record of a move is written before the copied bytes are flushed.
     case moveBeforeData
-    /// A moved grain's old place is handed out before its move is durable.
-    case moveFreesEarly
+    /// An empty slab group's slabs are free before its removal is durable.
+    case groupFreedEarly
+    /// A space is cut off while its journal still speaks of what lay behind.
+    case shrinkKeepsRecords
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
     case moveForgetsValues
     /// A write that comes while its grain is copied does not make the move stale.
@@ -47,8 +47,8 @@ public enum Mutant: String, CaseIterable, Sendable {
         switch self {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
-            .openUnflushed, .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData,
-            .moveFreesEarly, .moveForgetsValues:
+            .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .moveForgetsValues,
+            .groupFreedEarly, .shrinkKeepsRecords:
             true
         case .moveLosesWrites, .statusForgetsData, .groupLeaks: false
         }

@@ -187,9 +187,9 @@ extension Pool {
         guard !members.isEmpty else { throw .noDisks }
         let io = IOBatch(engine)
         for member in members { io.flush(member.device.index) }
-        if !Mutant.isActive(.openUnflushed) { _ = await io.run() }
+        _ = await io.run()
         if engine.isStopped { throw .stopped }
-        let flushes = io.statuses.isEmpty ? members.map { _ in .ok } : io.statuses
+        let flushes = io.statuses
         var found: [FoundMember] = []
         for (member, flush) in zip(members, flushes) {
             let next = try await readMember(engine, member, hasFlushed: flush == .ok)

@@ -215,8 +215,7 @@ extension Space {
         }
         if outcome == .moved {
             changePlace(grain, to: target)
-            Mutant.isActive(.moveFreesEarly)
-                ? groups.release(source) : pending.freed.append(source)
+            pending.freed.append(source)
         } else if groups[target.group] != nil {
             groups.release(target)
             wake(&grainWaiters)

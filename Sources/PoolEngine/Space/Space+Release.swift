@@ -58,7 +58,8 @@ extension Space {
             pieces.markDirty(
                 .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
         }
-        guard await commit(), !Mutant.isActive(.groupLeaks) else { return }
+        if !Mutant.isActive(.groupFreedEarly) { guard await commit() else { return } }
+        if Mutant.isActive(.groupLeaks) { return }
         // A slab that could not be given back is found unclaimed when the space is next opened.
         await release(removed)
     }
