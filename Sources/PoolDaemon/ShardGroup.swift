@@ -16,6 +16,7 @@ final class ShardGroup: Sendable {
     let disks: DiskTable
     /// Where the witness's file is written: a flush must not stop a shard.
     private let witnessPool: NIOThreadPool
+    private let peers: ShardPeers
 
     var home: Shard { all[0] }
 
@@ -28,6 +29,7 @@ final class ShardGroup: Sendable {
     ) throws(ControlFailure) {
         precondition((1...Self.limit).contains(count))
         let peers = try ShardPeers(count: count)
+        self.peers = peers
         disks = DiskTable(users: count)
         witnessPool = NIOThreadPool(numberOfThreads: 1)
         witnessPool.start()
@@ -43,6 +45,7 @@ final class ShardGroup: Sendable {
         } catch {
             for shard in shards { shard.stop() }
             try? witnessPool.syncShutdownGracefully()
+            peers.forgetStates()
             throw error
         }
         all = shards
@@ -64,5 +67,6 @@ final class ShardGroup: Sendable {
     func stop() {
         for shard in all { shard.stop() }
         try? witnessPool.syncShutdownGracefully()
+        peers.forgetStates()
     }
 }

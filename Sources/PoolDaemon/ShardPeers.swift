@@ -27,6 +27,14 @@ final class ShardPeers: Sendable {
         states.withLock { $0[state.engine.shard] = state }
     }
 
+    /// Every thread has ended. They and this hold each other; without this the rings, and with them
+    /// the disks' locks, would outlive the daemon in a process that goes on.
+    func forgetStates() {
+        states.withLock { states in
+            for shard in states.indices { states[shard] = nil }
+        }
+    }
+
     /// What a shard's thread owns: for that thread only.
     func state(_ shard: Int) -> ShardState {
         guard let state = states.withLock({ $0[shard] }) else {
