@@ -32,12 +32,13 @@ extension Space {
         commitWanted.fire()
     }
 
-    /// Everything acknowledged before this call becomes durable. False: it could not.
+    /// Everything acknowledged before this call becomes durable. False: it could not, or the space
+    /// has ended and commits no more.
     func commit() async -> Bool {
         let wanted = startedCommits + 1
         wantCommit()
         while completedCommits < wanted {
-            if readOnlyReason != nil || engine.isStopped { return false }
+            if readOnlyReason != nil || engine.isStopped || hasEnded { return false }
             await commitCompleted.wait()
         }
         return true

@@ -221,6 +221,7 @@ extension Space {
         hasEnded = true
         while backgroundTasks > 0, !engine.isStopped {
             commitWanted.fire()
+            commitCompleted.fire()
             checkpointWanted.fire()
             maintenance.fire()
             compactionWanted.fire()
@@ -245,7 +246,11 @@ extension Space {
         compactionPause.fire()
         while inFlight > 0 || isCompacting, !engine.isStopped { await idle.wait() }
         // The second commit records as clean what the first has covered.
-        if await commit(), await commit() { _ = await checkpointAll() }
+        if await commit(), await commit() {
+            // What they freed: an emptied group goes back by a commit of its own.
+            await releaseFreed()
+            _ = await checkpointAll()
+        }
         await end()
     }
 }
