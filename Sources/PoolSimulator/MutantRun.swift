@@ -77,7 +77,7 @@ public struct MutantRun: Sendable {
                 var options = Exhaustive.Options()
                 options.schedules = 1
                 options.stride = stride
-                options.randomFates = stride > 1 ? 1 : 3
+                options.randomFates = stride > 1 ? 2 : 6
                 options.recoveryStride = stride > 3 ? .max : 61
                 if let violation = Exhaustive(workload, options: options).run().violation {
                     return "exhaustive \(violation)"

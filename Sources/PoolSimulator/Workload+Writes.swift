@@ -204,5 +204,5 @@ extension Workload {
             stage.flush()
             stage.steps(12)
         }
-    }
+    }.with { $0.limits.cleanAfterNs = 200_000 }
 }

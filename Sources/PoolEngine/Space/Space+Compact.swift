@@ -211,7 +211,7 @@ extension Space {
         if !holdsRange {
             guard let again = await hold(grain) else { return .stopped }
             held = again
-            if isMoveStale, outcome == .moved, !Mutant.isActive(.moveLosesWrites) { outcome = .stale }
+            if isMoveStale, outcome == .moved { outcome = .stale }
         }
         if outcome == .moved {
             changePlace(grain, to: target)
@@ -284,7 +284,7 @@ extension Space {
                 target, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
             ) { base, _, _ in unflushedDevices.insert(base.device) }
         }
-        return isMoveStale && !Mutant.isActive(.moveLosesWrites) ? .stale : .moved
+        return isMoveStale ? .stale : .moved
     }
 
     /// Reads a grain from one copy, each block that does not match from whichever does. UNWRITTEN

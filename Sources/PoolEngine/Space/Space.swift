@@ -293,7 +293,11 @@ public final class Space: @unchecked Sendable {
     }
 
     private func prepare(_ request: RequestIndex) {
-        if table[request].grain == movingGrain, table[request].changesGrain { isMoveStale = true }
+        if table[request].grain == movingGrain, table[request].changesGrain,
+            !Mutant.isActive(.moveLosesWrites) || table[request].kind != .write
+        {
+            isMoveStale = true
+        }
         switch table[request].kind {
         case .read: prepareRead(request)
         case .write: prepareWrite(request)
