@@ -90,7 +90,7 @@ extension SeedRun {
             site.clients.requestsInFlight(inSpace: index) > 0
         {
             refill()
-            guard machine.step(), !machine.isCutDue else { return false }
+            guard site.clients.waitForRoom(), !machine.isCutDue else { return false }
         }
         return true
     }

@@ -34,8 +34,6 @@ public enum Mutant: String, CaseIterable, Sendable {
     case shrinkKeepsRecords
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
     case moveForgetsValues
-    /// A write that comes while its grain is copied does not make the move stale.
-    case moveLosesWrites
     /// Block status says of written blocks that they are a hole.
     case statusForgetsData
     /// A slab group without grains is forgotten, and its slabs with it.
@@ -50,7 +48,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .moveForgetsValues,
             .groupFreedEarly, .shrinkKeepsRecords:
             true
-        case .moveLosesWrites, .statusForgetsData, .groupLeaks: false
+        case .statusForgetsData, .groupLeaks: false
         }
     }
 

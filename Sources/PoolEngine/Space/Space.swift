@@ -293,11 +293,7 @@ public final class Space: @unchecked Sendable {
     }
 
     private func prepare(_ request: RequestIndex) {
-        if table[request].grain == movingGrain, table[request].changesGrain,
-            !Mutant.isActive(.moveLosesWrites) || table[request].kind != .write
-        {
-            isMoveStale = true
-        }
+        if table[request].grain == movingGrain, table[request].changesGrain { isMoveStale = true }
         switch table[request].kind {
         case .read: prepareRead(request)
         case .write: prepareWrite(request)
