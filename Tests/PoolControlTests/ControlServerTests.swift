@@ -103,7 +103,8 @@ enum RawClient {
             }
         }
         guard connected == 0 else { throw Failure(code: errno) }
-        var patience = timeval(tv_sec: 5, tv_usec: 0)
+        // Guards against a hang, on however busy a machine.
+        var patience = timeval(tv_sec: 60, tv_usec: 0)
         let length = socklen_t(MemoryLayout<timeval>.size)
         _ = unsafe setsockopt(file, SOL_SOCKET, SO_RCVTIMEO, &patience, length)
         _ = unsafe send(file, bytes, bytes.count, Int32(MSG_NOSIGNAL))
