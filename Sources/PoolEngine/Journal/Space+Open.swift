@@ -227,6 +227,8 @@ extension Space {
             compactionWanted.fire()
             await idle.wait()
         }
+        // Slow paths of a stopped engine may still unwind, and let go of frames they have pinned.
+        if engine.isStopped { return }
         engine.detach(handle)
         for frame in 0..<Int32(frames.capacity)
         where frames[frame].space == handle.index {
