@@ -180,7 +180,8 @@ extension Site {
     private func groupsAreReleased(_ index: Int) -> Bool {
         let known = clients.spaces[index]
         guard !known.parameters.isFixed else { return true }
-        for _ in 0..<2000 {
+        // Every grain is discarded first, run by run.
+        for _ in 0..<20_000 {
             guard let space = pool?.space(named: known.name) else { return false }
             if space.groupRecords.isEmpty { return true }
             guard machine.step(), !machine.isCutDue else { break }
