@@ -84,7 +84,8 @@ let package = Package(
         .testTarget(
             name: "PoolControlTests",
             dependencies: [
-                "PoolControl", "PoolDaemon", "PoolFormat", "poolctl", argumentParser, logging,
+                "PoolControl", "PoolDaemon", "PoolEngine", "PoolFormat", "poolctl", argumentParser,
+                logging,
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
             swiftSettings: settings),

@@ -5,6 +5,7 @@
 #include <linux/aio_abi.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 // A shared page at the address that is the context's name: the kernel's aio_ring.
@@ -62,4 +63,10 @@ static inline long poold_accept(int descriptor, int flags) {
 static inline long poold_fallocate(
     int descriptor, int mode, long long offset_bytes, long long length_bytes) {
     return poold_aio_result(syscall(SYS_fallocate, descriptor, mode, offset_bytes, length_bytes));
+}
+
+// The kernel's number of a file's file system, or 0.
+static inline unsigned long poold_file_system(int descriptor) {
+    struct statfs status;
+    return fstatfs(descriptor, &status) == 0 ? (unsigned long) status.f_type : 0;
 }

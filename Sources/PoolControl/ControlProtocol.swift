@@ -14,6 +14,14 @@ import Foundation
 ///     GET    /v1/pools/POOL/disks             DiskList
 ///     POST   /v1/pools/POOL/disks             PoolAddRequest     -> PoolStatus
 ///     POST   /v1/pools/POOL/disks/settings    DiskSetRequest     -> DiskList
+///     POST   /v1/pools/POOL/disks/offline     DiskOfflineRequest -> DiskList
+///     POST   /v1/pools/POOL/disks/online      DiskOnlineRequest  -> DiskList
+///     POST   /v1/pools/POOL/disks/retire      DiskRetireRequest  -> JobAnswer
+///     POST   /v1/pools/POOL/disks/replace     DiskReplaceRequest -> JobAnswer
+///     GET    /v1/pools/POOL/jobs              JobList
+///     POST   /v1/pools/POOL/scrub             ScrubRequest       -> JobAnswer
+///     POST   /v1/pools/POOL/repair            JobAnswer
+///     POST   /v1/pools/POOL/rebalance         JobAnswer
 ///     GET    /v1/spaces                       SpaceList
 ///     POST   /v1/pools/POOL/spaces            SpaceCreateRequest -> SpaceStatus
 ///     GET    /v1/pools/POOL/spaces/SPACE      SpaceStatus
@@ -46,17 +54,20 @@ public enum ControlProtocol {
         case poolStatus(String), poolDestroy(String), poolExport(String)
         case settingList(String), poolSet(String)
         case diskList(String), poolAdd(String), diskSet(String)
+        case diskOffline(String), diskOnline(String), diskRetire(String), diskReplace(String)
+        case jobList(String), poolScrub(String), poolRepair(String), poolRebalance(String)
         case spaceList, spaceCreate(pool: String)
         case spaceStatus(SpacePath), spaceDestroy(SpacePath)
         case spaceSet(SpacePath), spaceResize(SpacePath), spaceExplain(SpacePath)
 
         public var method: String {
             switch self {
-            case .daemonInfo, .poolList, .poolStatus, .settingList, .diskList, .spaceList,
-                .spaceStatus, .spaceExplain:
+            case .daemonInfo, .poolList, .poolStatus, .settingList, .diskList, .jobList,
+                .spaceList, .spaceStatus, .spaceExplain:
                 "GET"
-            case .poolCreate, .poolImport, .poolExport, .poolSet, .poolAdd, .diskSet, .spaceCreate,
-                .spaceSet, .spaceResize:
+            case .poolCreate, .poolImport, .poolExport, .poolSet, .poolAdd, .poolScrub,
+                .poolRepair, .poolRebalance, .diskSet, .diskOffline, .diskOnline, .diskRetire,
+                .diskReplace, .spaceCreate, .spaceSet, .spaceResize:
                 "POST"
             case .poolDestroy, .spaceDestroy: "DELETE"
             }
@@ -73,6 +84,14 @@ public enum ControlProtocol {
                 case .settingList(let pool), .poolSet(let pool): "pools/\(pool)/settings"
                 case .diskList(let pool), .poolAdd(let pool): "pools/\(pool)/disks"
                 case .diskSet(let pool): "pools/\(pool)/disks/settings"
+                case .diskOffline(let pool): "pools/\(pool)/disks/offline"
+                case .diskOnline(let pool): "pools/\(pool)/disks/online"
+                case .diskRetire(let pool): "pools/\(pool)/disks/retire"
+                case .diskReplace(let pool): "pools/\(pool)/disks/replace"
+                case .jobList(let pool): "pools/\(pool)/jobs"
+                case .poolScrub(let pool): "pools/\(pool)/scrub"
+                case .poolRepair(let pool): "pools/\(pool)/repair"
+                case .poolRebalance(let pool): "pools/\(pool)/rebalance"
                 case .spaceList: "spaces"
                 case .spaceCreate(let pool): "pools/\(pool)/spaces"
                 case .spaceStatus(let path), .spaceDestroy(let path):
@@ -112,20 +131,11 @@ public enum ControlProtocol {
             case ("GET", "spaces", 1): return .spaceList
             case ("GET", "pools", 2): return .poolStatus(try checked(pool))
             case ("DELETE", "pools", 2): return .poolDestroy(try checked(pool))
-            case ("POST", "pools", 3) where parts[2] == "export":
-                return .poolExport(try checked(pool))
-            case ("GET", "pools", 3) where parts[2] == "settings":
-                return .settingList(try checked(pool))
-            case ("POST", "pools", 3) where parts[2] == "settings":
-                return .poolSet(try checked(pool))
-            case ("GET", "pools", 3) where parts[2] == "disks":
-                return .diskList(try checked(pool))
-            case ("POST", "pools", 3) where parts[2] == "disks":
-                return .poolAdd(try checked(pool))
-            case ("POST", "pools", 3) where parts[2] == "spaces":
-                return .spaceCreate(pool: try checked(pool))
-            case ("POST", "pools", 4) where parts[2] == "disks" && parts[3] == "settings":
-                return .diskSet(try checked(pool))
+            case (_, "pools", 3...) where parts[2] != "spaces":
+                let pool = try checked(pool)
+                guard let route = route(method, pool, Array(parts.dropFirst(2))) else { break }
+                return route
+            case ("POST", "pools", 3): return .spaceCreate(pool: try checked(pool))
             case (_, "pools", 4...) where parts[2] == "spaces":
                 let space = try SpacePath(pool: pool, space: parts[3])
                 guard let route = route(method, space, Array(parts.dropFirst(4))) else { break }
@@ -135,6 +145,26 @@ public enum ControlProtocol {
             throw ControlFailure(
                 .notFound, "there is no \(NameRules.printable("\(method) \(path)"))",
                 hint: "the paths are listed in the control protocol's reference")
+        }
+
+        private static func route(_ method: String, _ pool: String, _ rest: [String]) -> Route? {
+            switch (method, rest) {
+            case ("POST", ["export"]): .poolExport(pool)
+            case ("GET", ["settings"]): .settingList(pool)
+            case ("POST", ["settings"]): .poolSet(pool)
+            case ("GET", ["disks"]): .diskList(pool)
+            case ("POST", ["disks"]): .poolAdd(pool)
+            case ("POST", ["disks", "settings"]): .diskSet(pool)
+            case ("POST", ["disks", "offline"]): .diskOffline(pool)
+            case ("POST", ["disks", "online"]): .diskOnline(pool)
+            case ("POST", ["disks", "retire"]): .diskRetire(pool)
+            case ("POST", ["disks", "replace"]): .diskReplace(pool)
+            case ("GET", ["jobs"]): .jobList(pool)
+            case ("POST", ["scrub"]): .poolScrub(pool)
+            case ("POST", ["repair"]): .poolRepair(pool)
+            case ("POST", ["rebalance"]): .poolRebalance(pool)
+            default: nil
+            }
         }
 
         private static func route(

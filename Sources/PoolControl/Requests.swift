@@ -119,6 +119,69 @@ public struct DiskSetRequest: Hashable, ControlMessage {
     }
 }
 
+public struct DiskOfflineRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    /// As in ``DiskSetRequest``.
+    public var disk: String
+    /// Also where data becomes unreadable without it.
+    public var force: Bool
+
+    public init(disk: String, force: Bool) {
+        self.disk = disk
+        self.force = force
+    }
+}
+
+public struct DiskOnlineRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    /// As in ``DiskSetRequest``; a path may also be where it is now.
+    public var disk: String
+    public init(disk: String) { self.disk = disk }
+}
+
+public struct DiskRetireRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    /// As in ``DiskSetRequest``.
+    public var disk: String
+    public init(disk: String) { self.disk = disk }
+}
+
+public struct DiskReplaceRequest: Hashable, ControlMessage {
+    public var version = ControlProtocol.version
+    /// As in ``DiskSetRequest``.
+    public var disk: String
+    public var new: DiskChoice
+    /// A missing file is made with this size, sparse.
+    public var createSizeBytes: UInt64?
+    /// Overwrite what is found on the new disk.
+    public var force: Bool
+
+    public init(disk: String, new: DiskChoice, createSizeBytes: UInt64?, force: Bool) {
+        self.disk = disk
+        self.new = new
+        self.createSizeBytes = createSizeBytes
+        self.force = force
+    }
+}
+
+public struct ScrubRequest: Hashable, ControlMessage {
+    public enum Action: String, Hashable, Sendable, Codable, CaseIterable {
+        /// Starts one, or changes the rate of the one under way.
+        case start
+        case pause, resume
+    }
+
+    public var version = ControlProtocol.version
+    public var action: Action
+    /// nil: as fast as the disks.
+    public var bytesPerSecond: UInt64?
+
+    public init(_ action: Action, bytesPerSecond: UInt64? = nil) {
+        self.action = action
+        self.bytesPerSecond = bytesPerSecond
+    }
+}
+
 public struct SpaceResizeRequest: Hashable, ControlMessage {
     public var version = ControlProtocol.version
     public var sizeBytes: UInt64

@@ -91,44 +91,6 @@ public struct DiskList: Hashable, ControlMessage {
     }
 }
 
-/// Work that goes on behind a pool's back: a rebuild, a scrub.
-public struct JobStatus: Hashable, Sendable, Codable {
-    public var kind: String
-    public var subject: String
-    public var state: String
-    /// Why it does not go on, and what to do about it; empty while it does.
-    public var reason: String
-    public var action: String
-    /// 0 to 1.
-    public var progress: Double
-    /// Written as `null` while unknown.
-    public var etaSeconds: UInt64?
-
-    public init(
-        kind: String, subject: String, state: String, reason: String = "", action: String = "",
-        progress: Double, etaSeconds: UInt64?
-    ) {
-        self.kind = kind
-        self.subject = subject
-        self.state = state
-        self.reason = reason
-        self.action = action
-        self.progress = progress
-        self.etaSeconds = etaSeconds
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var values = encoder.container(keyedBy: CodingKeys.self)
-        try values.encode(kind, forKey: .kind)
-        try values.encode(subject, forKey: .subject)
-        try values.encode(state, forKey: .state)
-        try values.encode(reason, forKey: .reason)
-        try values.encode(action, forKey: .action)
-        try values.encode(progress, forKey: .progress)
-        try values.encode(etaSeconds, forKey: .etaSeconds)
-    }
-}
-
 public struct TierStatus: Hashable, Sendable, Codable {
     public var media: Media
     public var sizeBytes: UInt64

@@ -28,6 +28,8 @@ public struct SettingList: Hashable, ControlMessage {
 /// What `pool set` takes. `default` as a value goes back to the default.
 public enum PoolKey: String, Hashable, Sendable, CaseIterable {
     case thresholds, compaction
+    case repairDelay = "repair_delay"
+    case repairPriority = "repair_priority"
 }
 
 /// What `disk set` takes. An empty tag takes the tag away.

@@ -90,4 +90,27 @@ public enum DurationText {
         let count = seconds / unit.seconds
         return "\(count) \(unit.name)\(count == 1 ? "" : "s")"
     }
+
+    /// Units as they are typed, in ascending order.
+    private static let typed: [(letter: Character, seconds: UInt32)] = [
+        ("s", 1), ("m", 60), ("h", 3600),
+    ]
+
+    /// The seconds that `text` stands for: digits, then nothing, `s`, `m` or `h`; nil where it is
+    /// none, or more than fits.
+    public static func parse(_ text: String) -> UInt32? {
+        let digits = text.prefix { $0.isASCII && $0.isNumber }
+        guard let count = UInt32(digits) else { return nil }
+        let unit = text[digits.endIndex...]
+        guard !unit.isEmpty else { return count }
+        guard let found = typed.first(where: { String($0.letter) == unit }) else { return nil }
+        let (seconds, overflow) = count.multipliedReportingOverflow(by: found.seconds)
+        return overflow ? nil : seconds
+    }
+
+    /// The shortest text that ``parse(_:)`` reads back as exactly these seconds: `90s`, `5m`.
+    public static func exact(_ seconds: UInt32) -> String {
+        let unit = typed.last { seconds > 0 && seconds % $0.seconds == 0 } ?? typed[0]
+        return "\(seconds / unit.seconds)\(unit.letter)"
+    }
 }

@@ -61,3 +61,40 @@ public enum Health: String, Hashable, Sendable, Codable, CaseIterable, Comparabl
 
     public static func < (a: Health, b: Health) -> Bool { a.rank < b.rank }
 }
+
+/// What a job is for.
+public enum JobKind: String, Hashable, Sendable, Codable, CaseIterable {
+    /// A disk that was away gets what it missed.
+    case resync
+    /// What lost a copy gets another.
+    case repair
+    /// A disk is emptied onto the others.
+    case retire
+    /// A new disk takes another's place.
+    case replace
+    /// What is there is spread over all disks.
+    case rebalance
+    /// Everything is read and checked.
+    case scrub
+}
+
+/// How it is with a job.
+public enum JobState: String, Hashable, Sendable, Codable, CaseIterable {
+    /// For its turn, or for a disk to come back.
+    case waiting
+    case running
+    /// Until it is told to go on.
+    case paused
+    /// Something is missing that somebody has to see to.
+    case blocked
+    case done
+    case failed
+
+    /// Nothing more will become of it.
+    public var isOver: Bool {
+        switch self {
+        case .waiting, .running, .paused, .blocked: false
+        case .done, .failed: true
+        }
+    }
+}

@@ -22,17 +22,23 @@ struct ClaimedDisks: Sendable {
     }
 
     /// Opens and locks one more disk.
+    ///
+    /// - Parameter device: where this daemon has that very disk open and in use: it is opened
+    ///   beside that.
     mutating func open(
-        path: String, uuid: PoolUUID, media: MediaClass?, waitNs: UInt64, in registry: PoolRegistry
+        path: String, uuid: PoolUUID, media: MediaClass?, waitNs: UInt64,
+        beside device: DeviceIndex? = nil, in registry: PoolRegistry
     ) throws(ControlFailure) {
         let logger = registry.logger
         let disk: PoolDevices.Disk
         do throws(DiskError) {
-            disk = try PoolDevices.Disk.open(path: path, waitNs: waitNs) { logger.notice("\($0)") }
+            disk = try PoolDevices.Disk.open(
+                path: path, waitNs: waitNs, beside: device.flatMap(registry.shards.disks.disk)
+            ) { logger.notice("\($0)") }
         } catch {
             throw ControlFailure(disk: error)
         }
-        guard let index = registry.shards.disks.add(disk) else {
+        guard let index = registry.shards.disks.add(disk, beside: device) else {
             throw ControlFailure(
                 .refused, "\(path) is named twice, or there are too many disks",
                 hint: "name each disk once")
@@ -62,6 +68,18 @@ struct ClaimedDisks: Sendable {
                 device: device, uuid: claimed.uuid, mediaClass: claimed.mediaClass,
                 pathHint: claimed.disk.path)
         }
+    }
+
+    /// Those whose index is one of `isTaken`, and the others with the files made for them.
+    func divided(_ isTaken: (DeviceIndex) -> Bool) -> (taken: ClaimedDisks, refused: ClaimedDisks) {
+        var (taken, refused) = (ClaimedDisks(), ClaimedDisks())
+        for disk in disks {
+            if isTaken(disk.index) { taken.disks.append(disk) } else { refused.disks.append(disk) }
+        }
+        refused.createdFiles = createdFiles.filter { path in
+            !taken.disks.contains { $0.disk.path == path }
+        }
+        return (taken, refused)
     }
 
     /// Gives everything back: disks that the shards' drivers have, too, and files made for this.
@@ -98,6 +116,7 @@ extension PoolRegistry {
     func claimNew(
         _ choices: [DiskChoice], createSizeBytes: UInt64?, force: Bool
     ) throws(ControlFailure) -> ClaimedDisks {
+        takeStock()
         let missing = try checkNew(choices, createSizeBytes, force)
         var claimed = ClaimedDisks()
         do throws(ControlFailure) {
@@ -139,8 +158,11 @@ extension PoolRegistry {
                     .invalid, "'\(NameRules.printable(choice.path))' is not an absolute path",
                     hint: "name disks by absolute paths")
             }
-            var status = stat()
-            if createSizeBytes != nil, unsafe lstat(choice.path, &status) != 0, errno == ENOENT {
+            let isAbsent = BoundedLook.at(choice.path) {
+                var status = stat()
+                return unsafe lstat(choice.path, &status) != 0 && errno == ENOENT
+            }
+            if createSizeBytes != nil, isAbsent == true {
                 guard missing.insert(choice.path).inserted else { throw twice(choice.path) }
                 continue
             }

@@ -36,7 +36,9 @@ public final class Daemon: Sendable {
         let nbd = options.nbd.isEmpty ? [.unix(path: directory.nbdSocket)] : options.nbd
         shards = try ShardGroup(
             count: options.shards ?? ShardGroup.defaultCount, engine: options.engine,
-            witness: witness, logger: logger)
+            diskTimeoutSeconds: options.diskTimeoutSeconds, witness: witness,
+            restartMemory: RestartFolder(path: directory.restartFolder, logger: logger),
+            logger: logger)
         let info = DaemonInfo(
             program: "poold \(ControlProtocol.programVersion)", pid: Int(getpid()),
             dir: directory.path, engine: shards.home.diskEngine.rawValue, shards: shards.all.count,

@@ -8,6 +8,7 @@ import PoolFormat
 ///     DIR/control.sock       the control protocol
 ///     DIR/nbd.sock           NBD, unless another address was asked for
 ///     DIR/pools.json         the pools this daemon knows, and where their disks were
+///     DIR/restart/UUID.N     what a space had not flushed when the daemon was killed
 ///     DIR/witness/UUID       the newest configuration version of a pool
 final class DaemonDirectory: Sendable {
     let path: String
@@ -17,6 +18,7 @@ final class DaemonDirectory: Sendable {
     var nbdSocket: String { path + "/nbd.sock" }
     var knownPools: String { path + "/pools.json" }
     var witnessFolder: String { path + "/witness" }
+    var restartFolder: String { path + "/restart" }
 
     /// Makes the folder where it is missing and takes its lock.
     ///
@@ -30,6 +32,7 @@ final class DaemonDirectory: Sendable {
         self.path = path
         try Self.makeFolder(path)
         try Self.makeFolder(path + "/witness")
+        try Self.makeFolder(path + "/restart")
         lock = unsafe open(path + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o640)
         guard lock >= 0 else { throw DurableFile.systemFailure("cannot open \(path)/lock") }
         // A daemon that was just killed may take a moment to be gone.

@@ -67,6 +67,8 @@ public struct DaemonOptions: Hashable, Sendable {
     public var engine = DiskEngine.ioUring
     /// Threads that serve, each with some of the spaces; nil: one for each processor.
     public var shards: Int?
+    /// How long a disk may keep an operation before the pool does without the disk, where it can.
+    public var diskTimeoutSeconds = 30
 
     public init(directory: String, nbd: [NBDAddress]) {
         self.directory = directory
@@ -91,6 +93,16 @@ public struct DaemonOptions: Hashable, Sendable {
                 hint: "use 1 to \(ShardGroup.limit); without the option it is one a processor")
         }
         shards = count
+    }
+
+    /// A number of seconds from 1 to 3600.
+    public mutating func chooseDiskTimeout(_ text: String) throws(ControlFailure) {
+        guard let seconds = Int(text), (1...3600).contains(seconds) else {
+            throw ControlFailure(
+                .invalid, "'\(NameRules.printable(text))' is not a time for a disk to answer",
+                hint: "use 1 to 3600 seconds; without the option it is 30")
+        }
+        diskTimeoutSeconds = seconds
     }
 }
 

@@ -30,10 +30,12 @@ struct FoundDisk: Sendable {
     /// missing, and does not keep the other disks from being opened.
     var isWhole: Bool { (label?.diskBytes).map { $0 <= probe.sizeBytes } ?? true }
 
-    /// Looks at a path without claiming or changing anything.
-    init(path: String) throws(ControlFailure) {
+    /// Looks at a path without claiming or changing anything; for a few seconds at most.
+    ///
+    /// - Parameter leastBytes: a smaller file is not read: a folder may hold thousands.
+    init(path: String, leastBytes: UInt64 = 0) throws(ControlFailure) {
         do throws(DiskError) {
-            probe = try DiskProbe(path: path)
+            probe = try DiskProbe.bounded(path: path, leastBytes: leastBytes)
         } catch {
             throw ControlFailure(disk: error)
         }
@@ -111,6 +113,11 @@ struct DiskDiscovery {
         return first
     }
 
+    /// Where the search has found the disk, or copies of it.
+    func places(of uuid: PoolUUID) -> [String] {
+        (byDisk[uuid] ?? []).filter(\.isWhole).map(\.path)
+    }
+
     /// Every labelled disk of a pool that the search knows of, one for each disk identity.
     mutating func disks(of pool: PoolUUID) -> [FoundDisk] {
         searchBlockDevices()
@@ -128,8 +135,8 @@ struct DiskDiscovery {
     /// Looks at one path, and remembers what it is.
     @discardableResult
     mutating func look(at path: String) -> FoundDisk? {
-        guard seen.insert(path).inserted, Self.mayBeDisk(path),
-            let found = try? FoundDisk(path: path)
+        guard seen.insert(path).inserted,
+            let found = try? FoundDisk(path: path, leastBytes: Units.minimumDiskBytes)
         else { return nil }
         if let label = found.label {
             let isKnown = (byDisk[label.diskUUID] ?? [])
@@ -137,17 +144,6 @@ struct DiskDiscovery {
             if !isKnown { byDisk[label.diskUUID, default: []].append(found) }
         }
         return found
-    }
-
-    /// A folder may hold thousands of small files that need not be read.
-    private static func mayBeDisk(_ path: String) -> Bool {
-        var status = stat()
-        guard unsafe stat(path, &status) == 0 else { return false }
-        switch status.st_mode & S_IFMT {
-        case S_IFBLK: return true
-        case S_IFREG: return UInt64(max(0, status.st_size)) >= Units.minimumDiskBytes
-        default: return false
-        }
     }
 
     mutating func searchFolder(of path: String) {
@@ -162,8 +158,10 @@ struct DiskDiscovery {
 
     mutating func search(folder: String) {
         guard seen.insert(folder + "/").inserted else { return }
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        for name in names.sorted().prefix(Self.maximumFolderEntries) {
+        let names = BoundedLook.at(folder + "/") {
+            (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        }
+        for name in (names ?? []).sorted().prefix(Self.maximumFolderEntries) {
             look(at: folder + "/" + name)
         }
     }
@@ -190,7 +188,7 @@ extension ControlFailure {
             case .notADisk: "name a block device or a file"
             case .inUse: "unmount it, or stop what uses it"
             case .lockRefused: "use a file system with file locks"
-            case .sizeUnknown, .readFailed, .endOfDisk: "check the device and the kernel's log"
+            case .sizeUnknown, .readFailed, .endOfDisk, .notAnswering: "check the device and the kernel's log"
             case .unsupportedSector: "use another disk"
             case .cannotCreate: "check that its folder exists and has room"
             case .sizeTooLarge: "use a smaller --create-size"

@@ -18,11 +18,12 @@ extension PoolRegistry {
                 }
             }
         }
+        let pool = try self.status(of: entry)
         let conditions = Dictionary(
-            try self.status(of: entry).disks.map { ($0.name, $0.state) },
-            uniquingKeysWith: { first, _ in first })
-        return SpaceExplainer(explanation: try answer.get(), conditions: conditions)
-            .message(status)
+            pool.disks.map { ($0.name, $0.state) }, uniquingKeysWith: { first, _ in first })
+        return SpaceExplainer(
+            explanation: try answer.get(), conditions: conditions, jobs: pool.jobs
+        ).message(status)
     }
 }
 
@@ -31,6 +32,8 @@ struct SpaceExplainer {
     let explanation: Pool.Explanation
     /// By the name that is shown.
     let conditions: [String: DiskCondition]
+    /// Of the pool.
+    let jobs: [JobStatus]
 
     func message(_ status: PoolControl.SpaceStatus) -> SpaceExplanation {
         let losses = explanation.losses
@@ -46,10 +49,28 @@ struct SpaceExplainer {
                     columns: placed.columns.map { $0.map(Self.name) })
             },
             metadataDisks: Set(explanation.metadata.flatMap { $0 }).sorted().map(Self.name),
-            disks: explanation.places.map { disk($0, losses) }, domains: domains(losses))
+            disks: explanation.places.map { disk($0, losses) }, domains: domains(losses),
+            repairs: repairs(status.pool, losses))
     }
 
-    static func name(_ disk: DiskNumber) -> String { "disk\(disk.rawValue)" }
+    /// What is under way and moves or mends something of it: of all the pool, or of a disk with a
+    /// part of it.
+    private func repairs(_ pool: String, _ losses: Pool.Explanation.Losses) -> [JobStatus] {
+        let touched = losses.disks.filter { $0.value.touched > 0 || $0.value.touchesMetadata }
+        let subjects = Set(touched.keys.map(Self.name)).union([pool])
+        return jobs.filter { job in
+            switch job.kind {
+            case .resync, .repair, .retire, .replace, .rebalance:
+                !job.state.isOver && subjects.contains(job.subject)
+            case .scrub: false
+            }
+        }
+    }
+
+    /// A copy that waits for a disk to lie on is on none.
+    static func name(_ disk: DiskNumber) -> String {
+        disk == .hole ? "none" : "disk\(disk.rawValue)"
+    }
 
     static func name(_ domain: FaultDomain) -> String {
         switch domain {
@@ -77,7 +98,7 @@ struct SpaceExplainer {
         let serving = explanation.places.filter(\.serves)
         let safe = serving.filter { losses.disks[$0.number]?.losesData != true }
         if safe.isEmpty { return "nothing: every disk has the only copy of something" }
-        let without = "without loss of data; writes stop until it is back"
+        let without = "without loss of data"
         guard safe.count == serving.count else {
             let names = safe.map { Self.name($0.number) }.joined(separator: ", ")
             return (safe.count == 1 ? "only \(names), " : "one of \(names), ") + without
@@ -98,7 +119,10 @@ struct SpaceExplainer {
         return SpaceExplanation.DiskPlace(
             name: name, state: conditions[name] ?? .missing, domain: Self.name(place.domain),
             groups: loss.touched, safeToPull: !loss.losesData,
-            reason: place.serves ? Self.reason(loss) : "does not serve: nothing more is lost")
+            reason: place.serves
+                ? Self.reason(loss)
+                : (conditions[name] == .rebuilding ? "is behind" : "does not serve")
+                    + ": nothing more is lost")
     }
 
     static func reason(_ loss: Pool.Explanation.Loss) -> String {

@@ -9,11 +9,14 @@ import PoolNBD
 ///     withdraw   home, then its own shard: whoever is on the way then is let go
 extension PoolRegistry {
     /// Offers every space of a pool that is open, as it is now.
-    static func publish(_ pool: Pool, _ state: ShardState) async throws(ControlFailure) {
+    @discardableResult
+    static func publish(
+        _ pool: Pool, _ state: ShardState
+    ) async throws(ControlFailure) -> Pool.Status {
         await pool.refreshStatus()
-        for space in pool.status().spaces {
-            try await publish(space, of: pool.name, state)
-        }
+        let status = pool.status()
+        for space in status.spaces { try await publish(space, of: pool.name, state) }
+        return status
     }
 
     static func publish(

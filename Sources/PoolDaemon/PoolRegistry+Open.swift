@@ -9,7 +9,7 @@ extension PoolRegistry {
     /// How long an open waits for another holder of a disk. At the start that may be a daemon that
     /// was just killed and whose last writes are landing; somebody who waits at a terminal is told
     /// earlier; a search that comes back in a few seconds need not wait at all.
-    private enum Patience {
+    enum Patience {
         static let start = PoolDevices.Disk.lockWaitNs
         static let request: UInt64 = 2_000_000_000
         static let search: UInt64 = 0
@@ -29,7 +29,8 @@ extension PoolRegistry {
         }
     }
 
-    /// Looks again for the disks of detached pools, and at what has become read-only.
+    /// Looks again for the disks of detached pools and for those that open ones lack, and at what
+    /// has become read-only.
     func lookAgain() {
         for entry in all {
             switch entry.condition {
@@ -38,10 +39,15 @@ extension PoolRegistry {
                 if detachment.mayPass { open(entry, waitNs: Patience.search) }
             }
         }
-        let refreshed: Void? = try? shard.call { state throws(ControlFailure) in
-            for pool in state.pools.values { try await Self.publish(pool, state) }
+        let stocks = try? shard.call { state throws(ControlFailure) in
+            var stocks: [PoolUUID: Stock] = [:]
+            for (uuid, pool) in state.pools {
+                stocks[uuid] = Stock(pool, try await Self.publish(pool, state))
+            }
+            return stocks
         }
-        if refreshed == nil { logger.debug("the shard is stopping") }
+        if stocks == nil { logger.debug("the shard is stopping") }
+        lookAfterDisks(stocks ?? [:])
         sampleFill()
     }
 
@@ -54,7 +60,10 @@ extension PoolRegistry {
                 waitNs: waitNs, before: entry.detachment)
             let (record, devices) = try openFound(opening, &discovery)
             next = Entry(record: record, uuid: entry.uuid, condition: .open(devices: devices))
-            logger.info("pool \(record.name): open, \(record.disks.count) disks")
+            let count = record.disks.count
+            let isWhole = devices.count == count
+            logger.info(
+                "pool \(record.name): open, \(isWhole ? "" : "\(devices.count) of ")\(count) disks")
         } catch {
             if error.isGone {
                 logger.notice("pool \(entry.record.name): \(error.failure.what), forgotten")
@@ -75,7 +84,7 @@ extension PoolRegistry {
         }
     }
 
-    private func log(_ result: Result<Void, ControlFailure>) {
+    func log(_ result: Result<Void, ControlFailure>) {
         switch result {
         case .success: break
         case .failure(let failure): logger.error("\(failure.what); \(failure.hint)")
@@ -140,8 +149,11 @@ extension PoolRegistry {
                 .invalid, "'\(NameRules.printable(path))' is not an absolute path",
                 hint: "name disks by absolute paths")
         }
-        var status = stat()
-        if unsafe stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR {
+        let isFolder = BoundedLook.at(path) {
+            var status = stat()
+            return unsafe stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+        }
+        if isFolder == true {
             discovery.search(folder: path)
             let prefix = path.hasSuffix("/") ? path : path + "/"
             return discovery.labels(where: { $0.hasPrefix(prefix) })
@@ -337,7 +349,8 @@ extension PoolRegistry {
         }
         state.pools[opening.uuid] = pool
         try await publish(pool, state)
-        return .opened(record(pool, paths: disks.paths), disks.indices)
+        let paths = disks.paths.merging(opening.record.paths) { found, _ in found }
+        return .opened(record(pool.configuration, paths: paths), disks.indices)
     }
 
     private static func absent(_ missing: [KnownPools.Disk]) -> OpenFailure {

@@ -23,7 +23,7 @@ extension PoolRegistry {
                     let pool = try await Pool.create(
                         state.engine, name: request.name, uuid: uuid, members: members)
                     state.pools[uuid] = pool
-                    return Self.record(pool, paths: claimed.paths)
+                    return Self.record(pool.configuration, paths: claimed.paths)
                 } catch {
                     throw ControlFailure(pool: error)
                 }
@@ -46,10 +46,7 @@ extension PoolRegistry {
         let claimed = try claimNew(
             request.disks, createSizeBytes: request.createSizeBytes, force: request.force)
         let uuid = entry.uuid
-        let known = entry.record.disks.compactMap { disk in
-            UUIDText.parse(disk.uuid).map { ($0, disk.path) }
-        }
-        let paths = claimed.paths.merging(known) { new, _ in new }
+        let paths = claimed.paths.merging(entry.record.paths) { new, _ in new }
         let record: KnownPools.Pool
         do throws(ControlFailure) {
             record = try shard.call { state throws(ControlFailure) in
@@ -60,7 +57,7 @@ extension PoolRegistry {
                 } catch {
                     throw ControlFailure(pool: error)
                 }
-                return Self.record(pool, paths: paths)
+                return Self.record(pool.configuration, paths: paths)
             }
         } catch {
             claimed.release(self)

@@ -30,6 +30,26 @@ extension PoolRegistry: ControlService {
         case .diskSet(let name):
             return try encode(
                 setDisk(in: name, ControlJSON.decode(DiskSetRequest.self, from: body)))
+        case .diskOffline(let name):
+            return try encode(
+                offlineDisk(in: name, ControlJSON.decode(DiskOfflineRequest.self, from: body)))
+        case .diskOnline(let name):
+            return try encode(
+                onlineDisk(in: name, ControlJSON.decode(DiskOnlineRequest.self, from: body)))
+        case .diskRetire(let name):
+            return try encode(
+                retireDisk(in: name, ControlJSON.decode(DiskRetireRequest.self, from: body)))
+        case .diskReplace(let name):
+            return try encode(
+                replaceDisk(in: name, ControlJSON.decode(DiskReplaceRequest.self, from: body)))
+        case .jobList(let name):
+            return try encode(jobs(of: name))
+        case .poolScrub(let name):
+            return try encode(scrub(name, ControlJSON.decode(ScrubRequest.self, from: body)))
+        case .poolRepair(let name):
+            return try encode(repair(name))
+        case .poolRebalance(let name):
+            return try encode(rebalance(name))
         case .diskList(let name):
             return try encode(
                 DiskList(pool: name, disks: try status(of: try entry(named: name)).disks))

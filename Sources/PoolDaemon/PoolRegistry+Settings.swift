@@ -55,67 +55,23 @@ extension PoolRegistry {
             case .rack: change.rack = try SettingText.tag(value, of: "rack")
             }
         }
-        let (entry, devices) = try openEntry(named: name)
-        let disk = try Self.find(request.disk, among: try status(of: entry).disks, of: name)
-        guard let uuid = UUIDText.parse(disk.uuid) else {
-            throw ControlFailure(.failed, "\(disk.name) has no uuid", hint: "see disk ls \(name)")
-        }
-        let (poolUUID, wanted) = (entry.uuid, change)
-        let paths = Dictionary(
-            entry.record.disks.compactMap { disk in
-                UUIDText.parse(disk.uuid).map { ($0, disk.path) }
-            }, uniquingKeysWith: { first, _ in first })
-        let record = try shard.call { state throws(ControlFailure) in
+        let (chosen, wanted) = (try choose(request.disk, in: name), change)
+        let poolUUID = chosen.entry.uuid
+        let configuration = try shard.call { state throws(ControlFailure) in
             let pool = try Self.pool(poolUUID, state)
-            guard let found = pool.configuration.disks.first(where: { $0.uuid == uuid }) else {
-                throw Self.unknownDisk(request.disk, [], of: name)
-            }
+            let number = try Self.number(of: chosen.uuid, in: pool)
             do throws(PoolError) {
-                try await pool.changeDisk(found.number, wanted)
+                try await pool.changeDisk(number, wanted)
             } catch {
                 throw ControlFailure(pool: error)
             }
-            return Self.record(pool, paths: paths)
+            return pool.configuration
         }
-        let changed = Entry(record: record, uuid: poolUUID, condition: .open(devices: devices))
+        let changed = Entry(
+            record: Self.record(configuration, paths: chosen.entry.record.paths), uuid: poolUUID,
+            condition: chosen.entry.condition)
         try remember(changed)
         return DiskList(pool: name, disks: try status(of: changed).disks)
-    }
-
-    /// A disk by its path, its label's uuid, or the name that is shown.
-    static func find(
-        _ text: String, among disks: [PoolControl.DiskStatus], of pool: String
-    ) throws(ControlFailure) -> PoolControl.DiskStatus {
-        let lowercased = text.lowercased()
-        let found = disks.first { disk in
-            disk.name == text || disk.uuid == lowercased || disk.path == text
-        }
-        if let found { return found }
-        if text.hasPrefix("/"), !text.utf8.contains(0), let real = realPath(text),
-            let same = disks.first(where: { realPath($0.path) == real })
-        {
-            return same
-        }
-        throw unknownDisk(text, disks, of: pool)
-    }
-
-    private static func realPath(_ path: String) -> String? {
-        guard let resolved = unsafe realpath(path, nil) else { return nil }
-        defer { unsafe free(resolved) }
-        return unsafe String(cString: resolved)
-    }
-
-    private static func unknownDisk(
-        _ text: String, _ disks: [PoolControl.DiskStatus], of pool: String
-    ) -> ControlFailure {
-        // A mistyped name reaches us as a path, its last part is what was typed.
-        let last = text.split(separator: "/").last.map(String.init) ?? text
-        let names = disks.flatMap { [$0.name, $0.path.split(separator: "/").last.map(String.init)] }
-            .compactMap { $0 }
-        return ControlFailure(
-            .notFound, "pool \(pool) has no disk \(NameRules.printablePath(text))",
-            hint: Nearest.match(last, among: names).map { "did you mean '\($0)'?" }
-                ?? "name its path, its uuid or its name; see poolctl disk ls \(pool)")
     }
 
     // MARK: - spaces
@@ -184,10 +140,46 @@ extension PoolKey {
         case .compaction:
             settings.chosenCompaction =
                 isDefault ? nil : try SettingText.word(value, of: rawValue, as: Switch.self) == .on
+        case .repairDelay:
+            settings.repairDelaySeconds = isDefault ? nil : try Self.duration(value)
+        case .repairPriority:
+            settings.repairPriority =
+                isDefault
+                ? nil
+                : try SettingText.word(value, of: rawValue, as: Priority.self).repairPriority
         }
     }
 
     private enum Switch: String, CaseIterable { case on, off }
+
+    private enum Priority: String, CaseIterable {
+        case low, normal, high
+
+        init(_ priority: RepairPriority) {
+            switch priority {
+            case .low: self = .low
+            case .normal: self = .normal
+            case .high: self = .high
+            }
+        }
+
+        var repairPriority: RepairPriority {
+            switch self {
+            case .low: .low
+            case .normal: .normal
+            case .high: .high
+            }
+        }
+    }
+
+    private static func duration(_ value: String) throws(ControlFailure) -> UInt32 {
+        guard let seconds = DurationText.parse(value) else {
+            throw SettingText.bad(
+                PoolKey.repairDelay.rawValue, value,
+                "use a number of seconds, or one with s, m or h, such as 90s, 5m or 2h")
+        }
+        return seconds
+    }
 
     private static func thresholds(
         _ value: String
@@ -210,6 +202,8 @@ extension PoolKey {
         switch self {
         case .thresholds: settings.chosenThresholds = other.chosenThresholds
         case .compaction: settings.chosenCompaction = other.chosenCompaction
+        case .repairDelay: settings.repairDelaySeconds = other.repairDelaySeconds
+        case .repairPriority: settings.repairPriority = other.repairPriority
         }
     }
 
@@ -220,6 +214,8 @@ extension PoolKey {
                 [settings.thresholds.notice, settings.thresholds.warning,
                     settings.thresholds.critical].map(String.init).joined(separator: ",")
             case .compaction: settings.compaction ? "on" : "off"
+            case .repairDelay: DurationText.exact(settings.delaySeconds)
+            case .repairPriority: Priority(settings.repairPriority ?? .normal).rawValue
             }
         }
         let meaning =
@@ -228,9 +224,18 @@ extension PoolKey {
                 "percent allocated at which the pool says notice, warning, critical"
             case .compaction:
                 "empty sparse slab groups in the background, for other spaces to use"
+            case .repairDelay:
+                "how long a disk is away before what it held is rebuilt elsewhere"
+            case .repairPriority:
+                "how much of the disks' time rebuilding takes while clients want it, too"
             }
         return Setting(
             key: rawValue, value: text(settings), default: text(PoolSettings()),
             meaning: meaning)
     }
+}
+
+extension PoolSettings {
+    /// In effect.
+    var delaySeconds: UInt32 { repairDelaySeconds ?? 300 }
 }

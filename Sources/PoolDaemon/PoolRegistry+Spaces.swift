@@ -37,9 +37,10 @@ extension PoolRegistry {
             switch request.resiliency {
             case .simple: .simple
             case .mirror2: .mirror2
-            case .mirror3, .parity1, .parity2:
+            case .mirror3: .mirror3
+            case .parity1, .parity2:
                 throw notInThisVersion(
-                    "\(request.resiliency.rawValue) is", "use simple or mirror2")
+                    "\(request.resiliency.rawValue) is", "use simple, mirror2 or mirror3")
             }
         let columns = request.columns ?? 0
         guard (0...Int(UInt16.max)).contains(columns) else {

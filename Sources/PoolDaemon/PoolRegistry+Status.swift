@@ -28,7 +28,15 @@ extension PoolRegistry {
         let paths = Dictionary(
             entry.record.disks.map { ($0.uuid, $0.path) }, uniquingKeysWith: { first, _ in first })
         let secondsToFull = noteRoom(uuid, seen.pool.name, seen.room)
-        return seen.status(paths: paths, secondsToFull: secondsToFull)
+        return seen.status(
+            paths: paths, secondsToFull: secondsToFull,
+            rates: rates.note(uuid, seconds: uptime, seen.jobs), slow: slowDisks(seen.pool.disks))
+    }
+
+    /// Of one pool.
+    func slowDisks(_ disks: [Pool.DiskStatus]) -> [DeviceIndex: String] {
+        let online = disks.filter { $0.state == .online }.compactMap(\.device)
+        return paces.withLock { $0.complaints(online) }
     }
 
     func spaceStatus(_ path: SpacePath) throws(ControlFailure) -> PoolControl.SpaceStatus {

@@ -9,8 +9,11 @@ import Synchronization
 /// The pools of this daemon: which it knows, which are open, and every request about them.
 ///
 ///     unknown --create, import--> open --export, destroy--> unknown
-///     known   --all disks found--> open          (at the start, and again while disks are missing)
+///     known   --enough disks----> open           (at the start, and again while disks are missing)
 ///     known   --otherwise-------> detached, with the reason and the disks that are missing
+///
+/// A pool may be open without some of its disks; those are looked for and brought back
+/// (`PoolRegistry+Disks.swift`).
 ///
 /// Requests that change something come from one thread, one at a time; those that look come from
 /// others. The lock covers the table only, never a disk or a call to the shard.
@@ -46,6 +49,13 @@ final class PoolRegistry: Sendable {
     var shard: Shard { shards.home }
     private let started = ContinuousClock.now
     let fills = FillWatches()
+    let rates = JobRates()
+    /// Of all open pools.
+    let returns = Mutex(DiskReturns())
+    /// How quickly their disks answer.
+    let paces = Mutex(DiskPaces())
+    /// By pool: what the log has been told.
+    let news = Mutex<[PoolUUID: PoolNews]>([:])
     private let entries = Mutex<[Entry]>([])
 
     init(
@@ -114,6 +124,8 @@ final class PoolRegistry: Sendable {
     func forget(_ uuid: PoolUUID) throws(ControlFailure) {
         entries.withLock { $0.removeAll { $0.uuid == uuid } }
         fills.forget(uuid)
+        rates.forget(uuid)
+        news.withLock { $0[uuid] = nil }
         try save()
         try witness.forget(uuid)
     }
@@ -133,13 +145,23 @@ final class PoolRegistry: Sendable {
     /// What DIR/pools.json keeps of a pool: its disks, at the paths where they are now.
     ///
     /// - Parameter paths: where disks were found; of the others the configuration has a hint.
-    static func record(_ pool: Pool, paths: [PoolUUID: String]) -> KnownPools.Pool {
-        let configuration = pool.configuration
-        return KnownPools.Pool(
+    static func record(
+        _ configuration: Configuration, paths: [PoolUUID: String]
+    ) -> KnownPools.Pool {
+        KnownPools.Pool(
             name: configuration.poolName, uuid: UUIDText.format(configuration.poolUUID),
             disks: configuration.disks.map { disk in
                 KnownPools.Disk(disk, path: paths[disk.uuid])
             })
+    }
+}
+
+extension KnownPools.Pool {
+    /// Where its disks were last.
+    var paths: [PoolUUID: String] {
+        Dictionary(
+            disks.compactMap { disk in UUIDText.parse(disk.uuid).map { ($0, disk.path) } },
+            uniquingKeysWith: { first, _ in first })
     }
 }
 

@@ -6,54 +6,65 @@ import PoolFormat
 /// the thread that asked.
 struct PoolSnapshot: Sendable {
     var pool: Pool.Status
+    var jobs: [Pool.Job]
+    var settings: PoolSettings
     var room: FillWatch.Room
     /// By space: clients, and slabs held on each media class.
     private var connections: [Int] = []
     private var slabs: [[Media: UInt64]] = []
-    /// By space, where disks are tagged: where it lies.
+    /// By space, where disks are tagged, not all of them are online, or copies lack a place: where
+    /// it lies.
     private var explanations: [Pool.Explanation?] = []
 
     /// - Parameter attached: clients by the name of the export.
     init?(_ uuid: PoolUUID, _ attached: [String: Int], _ state: ShardState) {
         guard let pool = state.pools[uuid] else { return nil }
         self.pool = pool.status()
+        jobs = pool.jobs
+        settings = pool.configuration.settings
         room = pool.room
-        let hasDomains = pool.hasFaultDomains
+        let isExplained =
+            pool.hasFaultDomains || self.pool.disks.contains { $0.state != .online }
         for space in self.pool.spaces {
             connections.append(attached["\(self.pool.name)/\(space.name)"] ?? 0)
             var counts: [Media: UInt64] = [:]
-            for group in pool.groups(ofSpace: space.name) {
+            let groups = pool.groups(ofSpace: space.name)
+            for group in groups {
                 counts[Media(group.mediaClass), default: 0] += UInt64(group.slabs.count)
             }
             slabs.append(counts)
-            explanations.append(hasDomains ? try? pool.explain(space.name) : nil)
+            let lacksPlaces = groups.contains { $0.slabs.contains { $0.address.disk == .hole } }
+            explanations.append(
+                isExplained || lacksPlaces ? try? pool.explain(space.name) : nil)
         }
     }
 
-    func status(paths: [String: String], secondsToFull: UInt64?) -> PoolControl.PoolStatus {
-        let spaces = pool.spaces.indices.map(space)
-        let judged = judge(spaces)
+    func status(
+        paths: [String: String], secondsToFull: UInt64?, rates: [UInt64: JobRate],
+        slow: [DeviceIndex: String]
+    ) -> PoolControl.PoolStatus {
+        let jobs = self.jobs.map { JobStatus($0, of: pool.name, rates[$0.id]) }
+        let judge = PoolJudge(
+            pool: pool.name, disks: pool.disks, jobs: jobs,
+            repairDelaySeconds: settings.delaySeconds, slow: slow)
+        let spaces = pool.spaces.indices.map { space($0, judge) }
+        let judged = judgePool(spaces, judge)
         return PoolControl.PoolStatus(
             name: pool.name, uuid: UUIDText.format(pool.uuid), health: judged.health,
             reason: judged.reason, action: judged.action, fill: room.state,
             fillPercent: room.percent, secondsToFull: secondsToFull,
             capacityBytes: pool.capacityBytes, allocatedBytes: pool.allocatedBytes,
-            freeBytes: pool.freeBytes, disks: pool.disks.map { status($0, paths) }, spaces: spaces)
+            freeBytes: pool.freeBytes, disks: pool.disks.map { status($0, paths, judge) },
+            spaces: spaces, jobs: jobs)
     }
 
     // MARK: - what is wrong, and what to do
 
-    struct Judgement {
-        var health: Health
-        var reason: String
-        var action: String
-
-        static let healthy = Judgement(health: .healthy, reason: "", action: "")
-    }
-
-    /// The most urgent first: what is lost, what waits, what is about to run out, what could be
-    /// better.
-    private func judge(_ spaces: [PoolControl.SpaceStatus]) -> Judgement {
+    /// The most urgent first: what is lost, what waits for somebody, what is about to run out, what
+    /// could be better.
+    private func judgePool(
+        _ spaces: [PoolControl.SpaceStatus], _ judge: PoolJudge
+    ) -> Judgement {
         let worst = spaces.max { $0.health < $1.health }
         let health = pool.hasLostQuorum ? .readOnly : worst?.health ?? .healthy
         if pool.hasLostQuorum {
@@ -65,11 +76,18 @@ struct PoolSnapshot: Sendable {
             return Judgement(
                 health: health, reason: "\(worst.name): \(worst.reason)", action: worst.action)
         }
-        if let disk = pool.disks.first(where: { $0.state != .online }) {
-            let state = DiskCondition(disk.state).rawValue
+        if let job = judge.jobToSee {
             return Judgement(
-                health: health, reason: "disk\(disk.number.rawValue) is \(state)",
-                action: "see poolctl disk ls \(pool.name)")
+                health: health,
+                reason: "the \(job.kind.rawValue) of \(job.subject) is \(job.state.rawValue): "
+                    + job.reason,
+                action: job.action)
+        }
+        if let disk = pool.disks.first(where: { $0.state != .online }) {
+            let (reason, action) = judge.judge(disk)
+            return Judgement(
+                health: health, reason: "\(SpaceExplainer.name(disk.number)): \(reason)",
+                action: action)
         }
         if room.state != .ok {
             return Judgement(health: health, reason: room.reason, action: addRoom)
@@ -85,29 +103,10 @@ struct PoolSnapshot: Sendable {
         "add a disk: poolctl pool add \(pool.name) DISK; or trim or destroy something"
     }
 
-    private func judge(_ space: Pool.SpaceStatus, _ explanation: Pool.Explanation?) -> Judgement {
-        if space.handle == nil {
-            return Judgement(
-                health: .incomplete, reason: space.reason,
-                action: "see poolctl disk ls \(pool.name), and the daemon's log")
-        }
-        let tolerance = space.resiliency.tolerance
-        let lost = space.lostDisks.map { "disk\($0.rawValue)" }.joined(separator: ", ")
-        let reason = space.reason.isEmpty ? "without \(lost)" : space.reason
-        if space.lostDisks.count > tolerance {
-            return Judgement(
-                health: .incomplete, reason: reason, action: "copy off what can still be read")
-        }
-        if !space.reason.isEmpty {
-            return Judgement(
-                health: .readOnly, reason: reason,
-                action: "copy its data to a new space; this one stays readable")
-        }
-        guard space.lostDisks.isEmpty else {
-            return Judgement(
-                health: tolerance == space.lostDisks.count ? .noRedundancy : .degraded,
-                reason: reason, action: "copy its data to a new space")
-        }
+    private func judgeSpace(_ index: Int, _ judge: PoolJudge) -> Judgement {
+        let (space, explanation) = (pool.spaces[index], explanations[index])
+        let judged = judge.judge(space, explanation)
+        guard judged == .healthy else { return judged }
         if space.waitingWrites > 0 {
             var waiting = room
             waiting.waitingWrites = space.waitingWrites
@@ -122,39 +121,15 @@ struct PoolSnapshot: Sendable {
             action: "add disks to another; see poolctl explain \(pool.name)/\(space.name)")
     }
 
-    private func judge(_ disk: Pool.DiskStatus) -> (reason: String, action: String) {
-        switch disk.state {
-        case .online: break
-        case .failed:
-            return (
-                "it failed \(disk.failure.isEmpty ? "before poold was started" : disk.failure)",
-                "check its cabling and the kernel's log"
-            )
-        case .missing: return ("it was not found", "connect it")
-        case .offline, .retired, .rebuilding: return ("", "")
-        }
-        let errors = [
-            (disk.errors.read, "read"), (disk.errors.write, "write"),
-            (disk.errors.checksum, "checksum"),
-        ].filter { $0.0 > 0 }
-        guard !errors.isEmpty else { return ("", "") }
-        let counts = errors.map { "\($0.0) \($0.1)" }.joined(separator: ", ")
-        let isOne = errors.count == 1 && errors[0].0 == 1
-        return (
-            "\(counts) \(isOne ? "error" : "errors") since poold was started",
-            "watch it, and the kernel's log; think of a new one"
-        )
-    }
-
     // MARK: - parts
 
     private func status(
-        _ disk: Pool.DiskStatus, _ paths: [String: String]
+        _ disk: Pool.DiskStatus, _ paths: [String: String], _ judge: PoolJudge
     ) -> PoolControl.DiskStatus {
         let uuid = UUIDText.format(disk.uuid)
-        let (reason, action) = judge(disk)
+        let (reason, action) = judge.judge(disk)
         return PoolControl.DiskStatus(
-            name: "disk\(disk.number.rawValue)", path: paths[uuid] ?? disk.pathHint, uuid: uuid,
+            name: SpaceExplainer.name(disk.number), path: paths[uuid] ?? disk.pathHint, uuid: uuid,
             media: Media(disk.mediaClass), state: DiskCondition(disk.state), reason: reason,
             action: action, enclosure: disk.enclosure, node: disk.node, rack: disk.rack,
             sizeBytes: disk.sizeBytes, allocatedBytes: disk.allocatedBytes,
@@ -162,9 +137,9 @@ struct PoolSnapshot: Sendable {
                 read: disk.errors.read, write: disk.errors.write, checksum: disk.errors.checksum))
     }
 
-    private func space(_ index: Int) -> PoolControl.SpaceStatus {
+    private func space(_ index: Int, _ judge: PoolJudge) -> PoolControl.SpaceStatus {
         let space = pool.spaces[index]
-        let judged = judge(space, explanations[index])
+        let judged = judgeSpace(index, judge)
         let slabBytes = UInt64(Units.slabBytes)
         return PoolControl.SpaceStatus(
             name: "\(pool.name)/\(space.name)", pool: pool.name, sizeBytes: space.sizeBytes,

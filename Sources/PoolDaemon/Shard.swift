@@ -18,10 +18,16 @@ final class ShardState: @unchecked Sendable {
     fileprivate let ring: Ring
     fileprivate let wakeup: Wakeup
     fileprivate var isFinished = false
+    /// How long a disk may keep an operation.
+    fileprivate let diskTimeoutNs: UInt64
+    /// When it is looked next for operations that do not end.
+    fileprivate var stallCheckNs: UInt64 = 0
 
     fileprivate init(
-        _ shard: Int, _ peers: ShardPeers, engine diskEngine: DiskEngine, logger: Logger
+        _ shard: Int, _ peers: ShardPeers, engine diskEngine: DiskEngine, diskTimeoutSeconds: Int,
+        _ restartMemory: RestartFolder, logger: Logger
     ) throws(RingError) {
+        diskTimeoutNs = UInt64(diskTimeoutSeconds) * 1_000_000_000
         let log: @Sendable (String) -> Void = { logger.notice("\($0)") }
         self.peers = peers
         let arena = BufferArena(shardCount: peers.count)
@@ -31,7 +37,7 @@ final class ShardState: @unchecked Sendable {
         wakeup = Wakeup(ring: ring, mailbox: peers.mailboxes[shard])
         engine = Engine(
             arena: arena, limits: Limits(shardCount: peers.count), shard: shard,
-            shardCount: peers.count)
+            shardCount: peers.count, restartMemory: restartMemory)
         driver = DeviceDriver(
             ring: ring, mailbox: peers.count > 1 ? peers.mailboxes[shard] : nil, log: log)
         server = NBDServer(
@@ -49,6 +55,7 @@ final class ShardState: @unchecked Sendable {
 ///                                    -> witness operations -> the witness's thread
 ///                                    -> replies -> server -> requests -> engine (again)
 ///     engine's posts, server's departures -> other shards' mailboxes
+///     now and then: operations that do not end -> engine
 ///     submit everything and wait
 final class Shard: Sendable {
     /// What it runs on: what was asked for, or what serves in its place.
@@ -56,25 +63,36 @@ final class Shard: Sendable {
     private let mailbox: ShardMailbox
     private let thread: ShardThread
     private let state: ShardState
+    private let hasEnded = DispatchSemaphore(value: 0)
+    private let logger: Logger
 
-    /// - Parameter witnessPool: where the witness's file is written.
+    /// - Parameters:
+    ///   - diskTimeoutSeconds: how long a disk may keep an operation before it is done without.
+    ///   - witnessPool: where the witness's file is written.
     init(
-        _ number: Int, peers: ShardPeers, engine: DiskEngine, disks: DiskTable,
-        witness: WitnessStore, witnessPool: NIOThreadPool, logger: Logger
+        _ number: Int, peers: ShardPeers, engine: DiskEngine, diskTimeoutSeconds: Int,
+        disks: DiskTable,
+        witness: WitnessStore, witnessPool: NIOThreadPool, restartMemory: RestartFolder,
+        logger: Logger
     ) throws(ControlFailure) {
         let mailbox = peers.mailboxes[number]
         self.mailbox = mailbox
+        self.logger = logger
+        let hasEnded = self.hasEnded
         let started = Handoff<Result<ShardState, RingError>>()
         do throws(ShardThreadError) {
             thread = try ShardThread(name: "shard\(number)") {
                 do throws(RingError) {
-                    let state = try ShardState(number, peers, engine: engine, logger: logger)
+                    let state = try ShardState(
+                        number, peers, engine: engine, diskTimeoutSeconds: diskTimeoutSeconds,
+                        restartMemory, logger: logger)
                     peers.add(state)
                     let record: (WitnessOperation) -> Void = { operation in
                         Shard.record(operation, witness, witnessPool, state, mailbox, logger)
                     }
                     started.put(.success(state))
                     Shard.run(state, disks, record)
+                    hasEnded.signal()
                 } catch {
                     started.put(.failure(error))
                 }
@@ -125,15 +143,21 @@ final class Shard: Sendable {
         return handoff.take()
     }
 
-    /// Ends the thread. Whatever should be finished or flushed has been by now.
+    /// Ends the thread. Whatever should be finished or flushed has been by now; a disk that does not
+    /// answer is not waited for, it is left to the end of the process.
     func stop() {
         mailbox.post { [state] in
             state.engine.stop()
             state.isFinished = true
         }
         mailbox.close()
+        guard hasEnded.wait(timeout: .now() + .seconds(Self.stopSeconds)) == .success else {
+            return logger.warning("a disk does not answer, its operations are left behind")
+        }
         thread.join()
     }
+
+    private static var stopSeconds: Int { 5 }
 
     // MARK: - on the shard's thread
 
@@ -144,7 +168,9 @@ final class Shard: Sendable {
             turn(state, disks, record)
             if state.isFinished && state.driver.inFlightCount == 0 { return }
             let now = monotonicNs()
-            let deadline = earlier(state.engine.nextDeadlineNs, state.server.nextDeadlineNs)
+            let deadline = earlier(
+                earlier(state.engine.nextDeadlineNs, state.server.nextDeadlineNs),
+                checkStalls(state, nowNs: now))
             state.ring.submitAndWait(timeoutNs: deadline.map { $0 > now ? $0 - now : 0 })
             let after = monotonicNs()
             state.ring.forEachCompletion { userData, result, flags in
@@ -160,6 +186,24 @@ final class Shard: Sendable {
         }
     }
 
+    /// Looks for operations that do not end, while there are any.
+    ///
+    /// - Returns: when to look next.
+    private static func checkStalls(_ state: ShardState, nowNs: UInt64) -> UInt64? {
+        let driver = state.driver
+        guard driver.inFlightCount > 0 || driver.hasStuckWorkers else { return nil }
+        guard nowNs >= state.stallCheckNs else { return state.stallCheckNs }
+        state.stallCheckNs = nowNs + stallCheckNs
+        driver.makeWayAround(lateAfterNs: stallCheckNs / 2, nowNs: nowNs)
+        driver.giveUpTheRest(nowNs: nowNs)
+        for device in driver.stalled(nowNs: nowNs, afterNs: state.diskTimeoutNs) {
+            state.engine.noteStalled(device, home: 0)
+        }
+        return state.stallCheckNs
+    }
+
+    private static var stallCheckNs: UInt64 { 250_000_000 }
+
     /// Passes values between driver, engine and server until none of them has more to say.
     private static func turn(
         _ state: ShardState, _ disks: DiskTable, _ record: (WitnessOperation) -> Void
@@ -170,6 +214,8 @@ final class Shard: Sendable {
             for completion in driver.completions { engine.complete(completion) }
             driver.completions.removeAll(keepingCapacity: true)
             engine.poll(nowNs: now)
+            for device in engine.abandonments { driver.abandon(device, nowNs: now) }
+            engine.abandonments.removeAll(keepingCapacity: true)
             driver.submit(engine.operations, nowNs: now)
             engine.operations.removeAll(keepingCapacity: true)
             for operation in engine.witnessOperations { record(operation) }

@@ -25,7 +25,8 @@ final class ShardGroup: Sendable {
 
     /// - Parameter engine: where the kernel refuses it to the first, the others take what that has.
     init(
-        count: Int, engine: DiskEngine, witness: WitnessStore, logger: Logger
+        count: Int, engine: DiskEngine, diskTimeoutSeconds: Int, witness: WitnessStore,
+        restartMemory: RestartFolder, logger: Logger
     ) throws(ControlFailure) {
         precondition((1...Self.limit).contains(count))
         let peers = try ShardPeers(count: count)
@@ -39,7 +40,8 @@ final class ShardGroup: Sendable {
                 shards.append(
                     try Shard(
                         number, peers: peers, engine: shards.first?.diskEngine ?? engine,
-                        disks: disks, witness: witness, witnessPool: witnessPool,
+                        diskTimeoutSeconds: diskTimeoutSeconds, disks: disks, witness: witness,
+                        witnessPool: witnessPool, restartMemory: restartMemory,
                         logger: logger))
             }
         } catch {

@@ -4,9 +4,15 @@ import PoolEngine
 extension DeviceDriver {
     /// For each of the ring's completions whose kind is ``RingUserData/Kind/disk``.
     public func handle(userData: UInt64, result: Int32, nowNs: UInt64) {
+        clockNs = nowNs
         let slot = Int(RingUserData.payload(userData))
         precondition(slot < capacity, "a completion of no slot")
         precondition(unsafe slots[slot].isUnderWay, "a completion of a free slot")
+        if unsafe slots[slot].isAbandoned {
+            abandonedCount -= 1
+            free(slot)
+            return startBacklog(nowNs: nowNs)
+        }
         switch unsafe slots[slot].operation.kind {
         case .read, .write: handleTransfer(slot, result: result, nowNs: nowNs)
         case .flush: handleFlush(slot, result: result)
@@ -34,7 +40,11 @@ extension DeviceDriver {
             unsafe slots[slot].attempts += 1
             reissue(slot, at, nowNs: nowNs)
         case .endOfFile:
-            _ = hasShrunk(at)
+            if let disk = disks[at], disk.kind == .regularFile, !disk.hasLocalSize {
+                noteShrunk(at, disk, "it ends before byte \(operation.offsetBytes)")
+            } else {
+                _ = hasShrunk(at)
+            }
             fail(slot, EIO)
         case .failed(let code):
             fail(slot, code)
@@ -69,7 +79,9 @@ extension DeviceDriver {
         switch ledger.end(number, hasSucceeded: code == 0, tell: { teller(slot) }) {
         case .succeeded: finish(slot, .ok)
         case .failed: fail(slot, code == 0 ? EIO : code)
-        case .held: heldFlushes += 1
+        case .held:
+            heldFlushes += 1
+            unsafe slots[slot].isHeld = true
         }
     }
 
@@ -127,21 +139,8 @@ extension DeviceDriver {
     private func fail(_ slot: Int, _ code: Int32) {
         let operation = unsafe slots[slot].operation
         let at = Int(operation.device.rawValue)
-        let count: UInt64
-        switch operation.kind {
-        case .read:
-            errors[at].reads += 1
-            count = errors[at].reads
-        case .write:
-            errors[at].writes += 1
-            count = errors[at].writes
-        case .flush:
-            errors[at].flushes += 1
-            count = errors[at].flushes
-        case .discard:
-            errors[at].discards += 1
-            count = errors[at].discards
-        }
+        errors[at].count(operation.kind)
+        let count = errors[at].of(operation.kind)
         // The 1st, 2nd, 4th, 8th...: a dying disk must not fill the log.
         if count & (count - 1) == 0, let disk = disks[at] {
             log(
@@ -158,7 +157,7 @@ extension DeviceDriver {
     private static var sizeCheckIntervalNs: UInt64 { 100_000_000 }
 
     func hasShrunk(_ at: Int, nowNs: UInt64) -> Bool {
-        guard unsafe devices[at].canShrink else { return false }
+        guard unsafe devices[at].canShrink else { return unsafe devices[at].hasShrunk }
         let age = unsafe nowNs &- devices[at].checkedSizeNs
         guard age >= Self.sizeCheckIntervalNs, unsafe !devices[at].hasShrunk else {
             return unsafe devices[at].hasShrunk
@@ -173,11 +172,16 @@ extension DeviceDriver {
         else { return unsafe devices[at].hasShrunk }
         let now = disk.currentSizeBytes() ?? 0
         guard now < disk.sizeBytes else { return false }
+        noteShrunk(at, disk, "\(disk.sizeBytes) bytes, now \(now)")
+        return true
+    }
+
+    private func noteShrunk(_ at: Int, _ disk: Disk, _ how: String) {
+        guard unsafe !devices[at].hasShrunk else { return }
         unsafe devices[at].hasShrunk = true
         disk.flushes.fail()
         log(
-            "\(disk.path): the file is smaller than when it was opened (\(disk.sizeBytes) bytes, "
-                + "now \(now)); it takes no more writes")
-        return true
+            "\(disk.path): the file is smaller than when it was opened (\(how)); it takes no more "
+                + "writes")
     }
 }

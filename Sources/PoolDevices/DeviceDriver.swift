@@ -11,6 +11,9 @@ import PoolEngine
 ///                        ^   |
 ///                        +---+ CQE: part of it, not begun, or another way to discard
 ///
+/// A device that does not answer is given up (``abandon(_:)``): its operations fail at once, and
+/// their slots are free when the kernel lets go of them.
+///
 /// Safe from outside: its tables are fixed in size, and every index into them is checked first.
 @safe public final class DeviceDriver {
     /// Outcomes since the caller last emptied this list; in the order they were learnt.
@@ -18,7 +21,9 @@ import PoolEngine
     /// Devices that were detached and now have nothing under way; the caller empties this list.
     public var detached: [DeviceIndex] = []
     /// Operations the kernel has, and those that wait for a slot.
-    public var inFlightCount: Int { underWay - heldFlushes + backlog.count - backlogHead }
+    public var inFlightCount: Int {
+        underWay - abandonedCount - heldFlushes + backlog.count - backlogHead
+    }
 
     let ring: Ring
     let log: @Sendable (String) -> Void
@@ -26,8 +31,14 @@ import PoolEngine
     let slots: UnsafeMutablePointer<Slot>
     private var firstFree: Int32 = 0
     private var underWay = 0
+    /// Of those, the ones whose outcome has been told though the kernel still has them.
+    var abandonedCount = 0
+    /// Of the kernel's workers, those that wait for a disk, as far as the ring was told.
+    var stuckWorkers = 0
     /// Flushes that the kernel is done with and whose outcome other shards decide.
     var heldFlushes = 0
+    /// The time as it was told last.
+    var clockNs: UInt64 = 0
     /// How other shards reach this one; nil: there are none.
     let mailbox: ShardMailbox?
     private var backlog: [DeviceOperation] = []
@@ -46,6 +57,11 @@ import PoolEngine
         /// Of a discard: the method the kernel was asked with.
         var discardMethod: DiscardMethod
         var isUnderWay: Bool
+        var startedNs: UInt64
+        /// Its outcome has been told: the kernel has it still.
+        var isAbandoned = false
+        /// A flush that the kernel is done with, see ``FlushLedger``.
+        var isHeld = false
         var nextFree: Int32
         /// Of a flush: its number in the disk's ledger.
         var flush: UInt64 = 0
@@ -53,16 +69,23 @@ import PoolEngine
 
     struct Device {
         var file = RingFile(descriptor: -1)
+        /// Of a disk that was opened beside another: the ring keeps the lock, as it does with a
+        /// file that has its own, until the last operation has ended.
+        var lock = RingFile(descriptor: -1)
         var sizeBytes: UInt64 = 0
         var sectorBytes: UInt32 = 512
         var underWay: UInt32 = 0
         var checkedSizeNs: UInt64 = 0
         var isAttached = false
         var isDetaching = false
-        /// A file whose size has to be watched: a write behind its end would silently grow it.
+        /// It is given nothing any more.
+        var isAbandoned = false
+        /// A file whose size has to be watched: a write behind its end would silently grow it. Not
+        /// one whose size is not known here: asking could take for ever.
         var canShrink = false
         var hasShrunk = false
         var discardMethod = DiscardMethod.none
+        var pace = DevicePace()
     }
 
     /// - Parameters:
@@ -86,7 +109,7 @@ import PoolEngine
             unsafe (slots + index).initialize(
                 to: Slot(
                     operation: unused, doneBytes: 0, attempts: 0, discardMethod: .none,
-                    isUnderWay: false, nextFree: next))
+                    isUnderWay: false, startedNs: 0, nextFree: next))
         }
         unsafe devices = .allocate(capacity: DiskTable.capacity)
         unsafe devices.initialize(repeating: Device(), count: DiskTable.capacity)
@@ -110,10 +133,17 @@ import PoolEngine
         if ring.engine == .libaio && !disk.isDirect {
             log("\(disk.path): without O_DIRECT libaio's reads and writes block their shard")
         }
+        let hasLock = disk.lockedBy === disk.file
+        let lock = hasLock ? RingFile(descriptor: -1) : ring.register(disk.lockedBy.descriptor)
+        // Not in the ring's table: what that has stays open until the kernel is through with the ring,
+        // so after a kill one disk that hangs would keep the locks of all. An operation under way
+        // holds its own file, and so its lock, just as well.
+        var file = RingFile(descriptor: disk.descriptor)
+        file.mayBlock = disk.kind == .regularFile && !disk.hasLocalSize
         unsafe devices[at] = Device(
-            file: ring.register(disk.descriptor), sizeBytes: disk.sizeBytes,
+            file: file, lock: lock, sizeBytes: disk.sizeBytes,
             sectorBytes: disk.sectorBytes, isAttached: true,
-            canShrink: disk.kind == .regularFile,
+            canShrink: disk.hasLocalSize,
             discardMethod: Self.firstDiscardMethod(of: disk))
         return DeviceDescription(
             index: index, sizeBytes: disk.sizeBytes, sectorBytes: disk.sectorBytes,
@@ -153,6 +183,7 @@ import PoolEngine
     private func finishDetaching(_ at: Int) {
         guard unsafe devices[at].isDetaching && devices[at].underWay == 0 else { return }
         unsafe ring.unregister(devices[at].file)
+        unsafe ring.unregister(devices[at].lock)
         unsafe devices[at] = Device()
         disks[at] = nil
         detached.append(DeviceIndex(UInt16(at)))
@@ -176,6 +207,7 @@ import PoolEngine
     }
 
     private func start(_ operation: DeviceOperation, nowNs: UInt64) {
+        clockNs = nowNs
         let at = Int(operation.device.rawValue)
         if let refusal = refusal(of: operation, at, nowNs: nowNs) {
             complete(operation, refusal)
@@ -185,7 +217,7 @@ import PoolEngine
         unsafe firstFree = slots[Int(slot)].nextFree
         unsafe slots[Int(slot)] = Slot(
             operation: operation, doneBytes: 0, attempts: 0, discardMethod: .none,
-            isUnderWay: true, nextFree: -1)
+            isUnderWay: true, startedNs: nowNs, nextFree: -1)
         unsafe devices[at].underWay += 1
         underWay += 1
         issue(Int(slot))
@@ -195,7 +227,9 @@ import PoolEngine
     private func refusal(
         of operation: DeviceOperation, _ at: Int, nowNs: UInt64
     ) -> DeviceStatus? {
-        guard at < DiskTable.capacity, unsafe devices[at].isAttached else { return .ioError }
+        guard at < DiskTable.capacity, unsafe devices[at].isAttached,
+            unsafe !devices[at].isAbandoned
+        else { return .ioError }
         let (size, sector) = unsafe (devices[at].sizeBytes, UInt64(devices[at].sectorBytes))
         let (offset, length) = (operation.offsetBytes, operation.lengthBytes)
         switch operation.kind {
@@ -266,17 +300,24 @@ import PoolEngine
     /// Frees the slot and tells the outcome.
     func finish(_ slot: Int, _ status: DeviceStatus) {
         let operation = unsafe slots[slot].operation
-        let at = Int(operation.device.rawValue)
+        unsafe devices[Int(operation.device.rawValue)].pace.note(
+            clockNs &- slots[slot].startedNs)
+        complete(operation, status)
+        free(slot)
+    }
+
+    /// The kernel has nothing of it any more.
+    func free(_ slot: Int) {
+        let at = unsafe Int(slots[slot].operation.device.rawValue)
         unsafe slots[slot].isUnderWay = false
         unsafe slots[slot].nextFree = firstFree
         firstFree = Int32(slot)
         underWay -= 1
         unsafe devices[at].underWay -= 1
-        complete(operation, status)
         finishDetaching(at)
     }
 
-    private func complete(_ operation: DeviceOperation, _ status: DeviceStatus) {
+    func complete(_ operation: DeviceOperation, _ status: DeviceStatus) {
         completions.append(DeviceCompletion(token: operation.token, status: status))
     }
 
@@ -303,4 +344,22 @@ public struct DeviceErrors: Hashable, Sendable {
     public var flushes: UInt64 = 0
     public var discards: UInt64 = 0
     public init() {}
+
+    mutating func count(_ kind: DeviceOperation.Kind) {
+        switch kind {
+        case .read: reads += 1
+        case .write: writes += 1
+        case .flush: flushes += 1
+        case .discard: discards += 1
+        }
+    }
+
+    func of(_ kind: DeviceOperation.Kind) -> UInt64 {
+        switch kind {
+        case .read: reads
+        case .write: writes
+        case .flush: flushes
+        case .discard: discards
+        }
+    }
 }

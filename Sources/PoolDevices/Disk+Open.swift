@@ -12,15 +12,18 @@ extension Disk {
     ///
     /// - Parameters:
     ///   - waitNs: how long to wait for another holder; 0 tries once.
+    ///   - other: the same disk, which this process has open: after a failed write or flush only a
+    ///     new open file, with a ledger of its own, can be trusted. The lock stays with the first
+    ///     until both are gone, so nobody else gets in between.
     ///   - log: told, in one line, when the page cache cannot be avoided.
     public static func open(
-        path: String, waitNs: UInt64 = lockWaitNs,
+        path: String, waitNs: UInt64 = lockWaitNs, beside other: Disk? = nil,
         log: @Sendable (String) -> Void = { _ in }
     ) throws(DiskError) -> Disk {
         let deadlineNs = monotonicNs() &+ waitNs
         while true {
             do {
-                return try openOnce(path: path, log: log)
+                return try openOnce(path: path, beside: other, log: log)
             } catch .inUse where monotonicNs() < deadlineNs {
                 _ = usleep(20_000)
             } catch {
@@ -30,16 +33,19 @@ extension Disk {
     }
 
     private static func openOnce(
-        path: String, log: @Sendable (String) -> Void
+        path: String, beside other: Disk?, log: @Sendable (String) -> Void
     ) throws(DiskError) -> Disk {
         let (kind, _) = try inspect(path)
         // O_EXCL without O_CREAT claims a block device: mounts, arrays and other claims exclude it.
-        let exclusive = kind == .blockDevice ? O_EXCL : 0
+        let exclusive = kind == .blockDevice && other == nil ? O_EXCL : 0
         var (file, isDirect) = try openForWriting(path, flags: O_RDWR | O_NONBLOCK | exclusive)
-        try lock(file, path: path)
+        if other == nil { try lock(file, path: path) }
         let status = try statusOf(file, path: path)
         // The path may have been replaced between the look and the open: what is open decides.
         guard try Kind(status, path: path) == kind else { throw .notADisk(path: path) }
+        if let other, other.identity != Identity(kind, status) {
+            throw .cannotOpen(path: path, errno: ESTALE)
+        }
         // O_NONBLOCK kept the open from waiting. Left on, io_uring would answer EAGAIN for I/O.
         clearNonBlocking(file)
         let sizeBytes = try sizeOf(file, kind: kind, status: status, path: path)
@@ -53,8 +59,8 @@ extension Disk {
             log("\(path): O_DIRECT refused, using the page cache")
         }
         return Disk(
-            path: path, kind: kind, file: file, status: status, sizeBytes: sizeBytes,
-            sectorBytes: sectorBytes, isDirect: isDirect)
+            path: path, kind: kind, file: file, lockedBy: other?.lockedBy, status: status,
+            sizeBytes: sizeBytes, sectorBytes: sectorBytes, isDirect: isDirect)
     }
 
     // MARK: - steps

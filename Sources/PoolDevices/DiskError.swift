@@ -16,6 +16,8 @@ public enum DiskError: Error, Sendable, Hashable, CustomStringConvertible {
     case sizeTooLarge(path: String, bytes: UInt64)
     case readFailed(path: String, errno: Int32)
     case endOfDisk(path: String)
+    /// A call has not returned for so long, or one made before has not returned yet.
+    case notAnswering(path: String)
 
     public var description: String {
         switch self {
@@ -29,6 +31,7 @@ public enum DiskError: Error, Sendable, Hashable, CustomStringConvertible {
         case .cannotCreate(let path, let code): "cannot create \(path): \(errnoText(code))"
         case .sizeTooLarge(let path, let bytes): "\(path) cannot be \(bytes) bytes large"
         case .readFailed(let path, let code): "cannot read \(path): \(errnoText(code))"
+        case .notAnswering(let path): "\(path) does not answer"
         case .endOfDisk(let path): "\(path) ends before the bytes that were asked for"
         }
     }

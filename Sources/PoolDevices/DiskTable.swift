@@ -28,10 +28,13 @@ public final class DiskTable: Sendable {
     }
 
     /// nil: the table is full, or the very same device or file is in it under another path.
-    public func add(_ disk: Disk) -> DeviceIndex? {
+    ///
+    /// - Parameter other: an index under which it may be in the table: it was opened beside that.
+    public func add(_ disk: Disk, beside other: DeviceIndex? = nil) -> DeviceIndex? {
         state.withLock { state in
-            guard !state.entries.contains(where: { $0?.disk.identity == disk.identity }) else {
-                return nil
+            for (at, entry) in state.entries.enumerated()
+            where entry?.disk.identity == disk.identity {
+                guard at == other.map({ Int($0.rawValue) }) else { return nil }
             }
             if state.entries.count < Self.capacity {
                 state.entries.append(Entry(disk: disk, users: users))

@@ -58,6 +58,9 @@ extension IOUring {
         check(unsafe io_uring_submit(ring))
     }
 
+    /// Whether the kernel has everything that was queued.
+    var isQueueEmpty: Bool { unsafe spilled.isEmpty && io_uring_sq_ready(ring) == 0 }
+
     func forEachCompletion(_ body: (UInt64, Int32, UInt32) -> Void) -> Int {
         let count = unsafe io_uring_cq_ready(ring)
         guard count > 0 else { return 0 }

@@ -117,6 +117,32 @@ import PoolEngine
         }
     }
 
+    /// Registers the arena's memory as it is now. Operations under way keep what they have.
+    func registerArenaAnew() {
+        guard hasRegisteredArena else { return }
+        var region = unsafe iovec(iov_base: arena.baseAddress, iov_len: arena.sizeBytes)
+        // Without a wait for those operations, which is what a new registration would begin with.
+        let result = unsafe io_uring_register_buffers_update_tag(ring, 0, &region, nil, 1)
+        guard result != 1 else { return }
+        hasRegisteredArena = false
+        log("io_uring: registering buffers anew refused (\(errnoText(-result))), using plain ones")
+    }
+
+    /// Lets the kernel keep this many workers for disks busy: those that wait for a device that does
+    /// not answer are of no use to another.
+    func allowDiskWorkers(_ count: Int) {
+        // The second, for sockets, stays as it is.
+        var limits: [UInt32] = [UInt32(clamping: count), 0]
+        _ = unsafe io_uring_register_iowq_max_workers(ring, &limits)
+    }
+
+    /// The kernel's limit for such workers; 0 where it does not tell.
+    func diskWorkerLimit() -> Int {
+        var limits: [UInt32] = [0, 0]
+        guard unsafe io_uring_register_iowq_max_workers(ring, &limits) == 0 else { return 0 }
+        return Int(limits[0])
+    }
+
     private func registerFileTable() {
         guard options.allowsRegisteredFiles else { return }
         let result = unsafe io_uring_register_files_sparse(ring, options.fileTableSize)

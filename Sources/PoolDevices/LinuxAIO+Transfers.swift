@@ -69,6 +69,9 @@ extension LinuxAIO {
         dropTaken()
     }
 
+    /// Whether the kernel has everything that was queued.
+    var isQueueEmpty: Bool { queued.isEmpty && transfersHead == transfers.count }
+
     private func dropTaken() {
         transfers.removeFirst(transfersHead)
         transferFiles.removeFirst(transfersHead)

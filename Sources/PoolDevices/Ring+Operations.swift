@@ -229,6 +229,7 @@ extension Ring {
     }
 
     private static var fixedFile: UInt8 { 1 << 0 }
+    private static var byWorker: UInt8 { 1 << 4 }
     private static var messageWaitAll: UInt32 { 0x100 }
     private static var messageNoSignal: UInt32 { 0x4000 }
 
@@ -247,6 +248,7 @@ extension Ring {
         } else {
             entry.fd = file.descriptor
         }
+        if file.mayBlock { entry.flags |= Self.byWorker }
         entry.user_data = userData
         return entry
     }

@@ -49,11 +49,13 @@ import PoolEngine
     /// The one in `backend`, where it is one: its calls through here count no references.
     private let ioUring: Unmanaged<IOUring>?
     /// Whether the arena is the kernel's fixed buffer 0.
-    public let hasRegisteredBuffers: Bool
+    public private(set) var hasRegisteredBuffers: Bool
     /// Timeouts are read when submitted: storage for more than can be queued.
     let timeouts: UnsafeMutablePointer<__kernel_timespec>
     let timeoutCapacity: Int
     var nextTimeout = 0
+    /// The kernel's own limit of workers for disks; 0: not asked yet.
+    private var usualWorkers = 0
 
     /// - Throws: ``RingError`` when neither engine is there; anything less falls back one step,
     ///   with one line to `log`.
@@ -143,6 +145,37 @@ import PoolEngine
         switch backend {
         case .ioUring(let ring): ring.submit()
         case .libaio(let queue): queue.submit()
+        }
+    }
+
+    // MARK: - a device that does not answer
+
+    /// Hands everything queued to the kernel. False: it does not take it all.
+    func submitAll() -> Bool {
+        submit()
+        return switch backend {
+        case .ioUring(let ring): ring.isQueueEmpty
+        case .libaio(let queue): queue.isQueueEmpty
+        }
+    }
+
+    /// The arena has new memory in places: from now on operations use that.
+    func noteNewMemory() {
+        switch backend {
+        case .ioUring(let ring):
+            ring.registerArenaAnew()
+            hasRegisteredBuffers = ring.hasRegisteredArena
+        case .libaio: break
+        }
+    }
+
+    /// So many of the kernel's workers may be stuck at a device: as many more may work.
+    func noteStuckWorkers(_ count: Int) {
+        switch backend {
+        case .ioUring(let ring):
+            if usualWorkers == 0 { usualWorkers = ring.diskWorkerLimit() }
+            if usualWorkers > 0 { ring.allowDiskWorkers(usualWorkers + count) }
+        case .libaio: break
         }
     }
 

@@ -4,6 +4,9 @@ public struct RingFile: Hashable, Sendable {
     public let descriptor: Int32
     /// -1: not in the table.
     let slot: Int32
+    /// Handing an operation to the kernel may wait for whoever serves the file: a worker of the
+    /// kernel's does that. FUSE takes so many at a time, and has the next one wait.
+    var mayBlock = false
 
     /// A file that uses no slot: for what is rarely used.
     public init(descriptor: Int32) {

@@ -18,6 +18,7 @@ extension Configuration {
         writer.u64(nextLineage)
         writer.u64(nextGeneration)
         settings.encode(into: &writer)
+        writer.u64(sequenceBefore)
         precondition(writer.offset == Self.recordsOffset)
         writer.text(poolName)
         for disk in disks { disk.encode(into: &writer) }
@@ -68,6 +69,7 @@ extension Configuration {
         let nextLineage = try reader.u64()
         let nextGeneration = try reader.u64()
         let settings = try PoolSettings.decode(from: &reader)
+        let sequenceBefore = try reader.u64()
         var configuration = Configuration(
             poolUUID: try header.poolUUID(),
             poolName: try reader.text("pool name", limit: nameLimitBytes),
@@ -75,6 +77,7 @@ extension Configuration {
             nextDiskNumber: nextDiskNumber, nextLineage: nextLineage,
             nextGeneration: nextGeneration, exported: flags & exportedFlag != 0, disks: [],
             spaces: [], voters: [], departures: [], settings: settings)
+        configuration.sequenceBefore = sequenceBefore
         for _ in 0..<diskCount {
             configuration.disks.append(try DiskRecord.decode(from: &reader))
         }
@@ -103,7 +106,8 @@ extension DiskRecord {
         writer.zeros(4)
         writer.uuid(uuid)
         writer.u64(sizeBytes)
-        writer.zeros(16)
+        writer.u64(leftAfterSequence)
+        writer.zeros(8)
         writer.text(enclosure)
         writer.text(node)
         writer.text(rack)
@@ -117,13 +121,16 @@ extension DiskRecord {
         try reader.reserved(4)
         let uuid = try reader.uuid()
         let sizeBytes = try reader.u64()
-        try reader.reserved(16)
-        return DiskRecord(
+        let leftAfterSequence = try reader.u64()
+        try reader.reserved(8)
+        var record = DiskRecord(
             number: number, uuid: uuid, sizeBytes: sizeBytes, mediaClass: mediaClass, state: state,
             enclosure: try reader.text("enclosure", limit: Configuration.tagLimitBytes),
             node: try reader.text("node", limit: Configuration.tagLimitBytes),
             rack: try reader.text("rack", limit: Configuration.tagLimitBytes),
             pathHint: try reader.text("path hint", limit: Configuration.pathHintLimitBytes))
+        record.leftAfterSequence = leftAfterSequence
+        return record
     }
 }
 

@@ -15,6 +15,9 @@ extension Configuration {
         try Self.check(departures.count, "departures", Self.departureLimit)
         try poolName.checkFits(Self.nameLimitBytes, .configuration, "pool name")
         try settings.validate()
+        guard sequenceBefore < max(version.sequence, 1) else {
+            throw Self.outOfRange("sequence before", sequenceBefore)
+        }
         try validateDisks()
         try validateSpaces()
         var seen: Set<DiskNumber> = []
@@ -38,6 +41,12 @@ extension Configuration {
             }
             guard disk.number.rawValue < nextDiskNumber else {
                 throw Self.outOfRange("disk number", number)
+            }
+            guard
+                disk.leftAfterSequence <= version.sequence
+                    || disk.leftAfterSequence == DiskRecord.givenUp
+            else {
+                throw Self.outOfRange("sequence after which a disk left", disk.leftAfterSequence)
             }
             try disk.enclosure.checkFits(Self.tagLimitBytes, .configuration, "enclosure")
             try disk.node.checkFits(Self.tagLimitBytes, .configuration, "node")

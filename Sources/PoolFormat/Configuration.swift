@@ -12,9 +12,11 @@
 ///     +-------------------------------------------------------------------+ length
 ///     zeros to the next 4 KiB; behind that the slot holds what it held
 ///
-///     settings: | notice 1 | warning 1 | critical 1 | compaction 1 | zero 20 |
-///               (percentages, 0 0 0: by default; compaction 0: by default, 1: on, 2: off)
-///     disk:   | number 2 | media 1 | state 1 | zero 4 | UUID 16 | size 8 | zero 16 |
+///     settings: | notice 1 | warning 1 | critical 1 | compaction 1 |
+///               | repair delay 4 | repair priority 1 | zero 7 | sequence before 8 |
+///               (percentages, 0 0 0: by default; compaction 0: by default, 1: on, 2: off; seconds
+///               plus one, 0: by default; priority 0: by default, 1: low, 2: normal, 3: high)
+///     disk:   | number 2 | media 1 | state 1 | zero 4 | UUID 16 | size 8 | left after 8 | zero 8 |
 ///             | enclosure | node | rack | path hint |        (texts: length 2, UTF-8)
 ///     space:  | lineage 8 | size 8 | resiliency 1 | copies 1 | columns 2 | interleave 4 |
 ///             | flags 4 | when full 1 | SSD resiliency 1 | current 1 | roots 1 |
@@ -27,6 +29,9 @@
 ///    the next ones, so none is ever used twice.
 /// 2. The version never goes back: it compares as (pool epoch, sequence).
 /// 3. The largest configuration the limits allow fits its slot.
+/// 4. `sequenceBefore` is that of a version which every disk had that was in the pool, and had not
+///    left, when this one was written. A disk that shows nothing as new is from an older time, and
+///    what it holds is stale.
 ///
 /// Write order: the slot that is not current on every disk, flush, witness; then it takes effect.
 /// A crash in between leaves the older slot on every disk and the witness at the older version, or
@@ -38,6 +43,8 @@ public struct Configuration: Hashable, Sendable {
     public var poolName: String
     /// Compares as (poolEpoch, sequence).
     public var version: ConfigurationVersion
+    /// The sequence of a version that every disk had before, or one of a newer one.
+    public var sequenceBefore: UInt64 = 0
     public var nextDiskNumber: UInt16
     public var nextLineage: UInt64
     /// Grows at each grant of any slab in the pool; slab generations come from it.
@@ -95,6 +102,11 @@ public struct DiskRecord: Hashable, Sendable {
     public var rack: String
     /// Where it was last found (at most 1,024 bytes of UTF-8); a hint for the search, nothing more.
     public var pathHint: String
+    /// The sequence that was in effect when it left: it has that version, or a newer one, unless it
+    /// comes back from an older time. 0: it has never left. ``givenUp``: it never comes back.
+    public var leftAfterSequence: UInt64 = 0
+    /// A new history began without the disk.
+    public static let givenUp = UInt64.max
 
     public init(
         number: DiskNumber, uuid: PoolUUID, sizeBytes: UInt64, mediaClass: MediaClass,

@@ -8,6 +8,10 @@
 /// Write order: a mark is durable in the journal before the first data write it covers; a region
 /// leaves the set only after a flush has succeeded on every copy since its last write and its
 /// blocks' values are durable. So after a crash a region with unequal copies is always in the set.
+///
+/// A page of the missed set has the same bits for other regions: those of which a disk that is away
+/// may lack something. While a disk is away a region leaves the dirty set only behind, or in one
+/// batch with, its mark here; so what such a disk lacks after a crash lies in one of the two sets.
 public enum DirtyPage {
     public static let regionsPerPage = MetadataPage.payloadBytes * 8
 

@@ -67,13 +67,8 @@ public struct BatchWriter {
     ) -> Bool {
         let needed = JournalRecord.valuesHeadBytes + changes.count * JournalRecord.valueBytes
         guard needed <= freeBytes else { return false }
-        JournalRecord.encodeValuesHead(
-            firstBlock: firstBlock, count: changes.count, into: &writer)
-        for index in 0..<changes.count {
-            let change = unsafe changes[index]
-            writer.u32(change.old)
-            writer.u32(change.new)
-        }
+        unsafe JournalRecord.encodeValues(
+            firstBlock: firstBlock, changes: changes, into: &writer)
         recordCount += 1
         return true
     }

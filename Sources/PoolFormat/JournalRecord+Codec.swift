@@ -1,7 +1,7 @@
-/// The number in a record's first byte. 64 and above: redo, cached data, invalidation, missed.
+/// The number in a record's first byte. 64 and above: redo, cached data, invalidation.
 enum RecordKind: UInt8, CaseIterable {
     case map = 1, unmap, values, mark, clean, groupAdded, groupRemoved, pieceGranted, activation
-    case move = 10, pieceReleased
+    case move = 10, pieceReleased, missed, caughtUp
 }
 
 extension JournalRecord {
@@ -18,10 +18,10 @@ extension JournalRecord {
     public var encodedBytes: Int {
         switch self {
         case .map, .move: Self.mapBytes
-        case .unmap, .mark, .clean, .activation: Self.numberBytes
+        case .unmap, .mark, .clean, .activation, .missed: Self.numberBytes
         case .values(_, let changes): Self.valuesHeadBytes + changes.count * Self.valueBytes
         case .groupAdded(let group): Self.headBytes + group.encodedBytes
-        case .groupRemoved, .pieceReleased: Self.headBytes
+        case .groupRemoved, .pieceReleased, .caughtUp: Self.headBytes
         case .pieceGranted: Self.headBytes + DirectoryPage.entryBytes
         }
     }
@@ -35,10 +35,8 @@ extension JournalRecord {
             precondition(grain < Self.grainLimit)
             Self.encodeNumber(.unmap, grain, into: &writer)
         case .values(let firstBlock, let changes):
-            Self.encodeValuesHead(firstBlock: firstBlock, count: changes.count, into: &writer)
-            for change in changes {
-                writer.u32(change.old)
-                writer.u32(change.new)
+            unsafe changes.withUnsafeBufferPointer {
+                unsafe Self.encodeValues(firstBlock: firstBlock, changes: $0, into: &writer)
             }
         case .mark(let region):
             precondition(region < Self.regionLimit)
@@ -66,6 +64,12 @@ extension JournalRecord {
         case .pieceReleased(let slot):
             Self.encodeHead(.pieceReleased, encodedBytes, into: &writer)
             writer.u32(slot)
+        case .missed(let region):
+            precondition(region < Self.regionLimit)
+            Self.encodeNumber(.missed, region, into: &writer)
+        case .caughtUp:
+            Self.encodeHead(.caughtUp, encodedBytes, into: &writer)
+            writer.u32(0)
         }
     }
 
@@ -100,7 +104,19 @@ extension JournalRecord {
         writer.u64(entry.birth)
     }
 
-    static func encodeValuesHead(
+    static func encodeValues(
+        firstBlock: UInt64, changes: UnsafeBufferPointer<ValueChange>,
+        into writer: inout ByteWriter
+    ) {
+        encodeValuesHead(firstBlock: firstBlock, count: changes.count, into: &writer)
+        for index in 0..<changes.count {
+            let change = unsafe changes[index]
+            writer.u32(change.old)
+            writer.u32(change.new)
+        }
+    }
+
+    private static func encodeValuesHead(
         firstBlock: UInt64, count: Int, into writer: inout ByteWriter
     ) {
         precondition(count >= 1 && firstBlock < blockLimit)
@@ -150,6 +166,11 @@ extension JournalRecord {
         case .activation:
             try reader.reserved(4)
             record = .activation(epoch: try reader.u64())
+        case .missed:
+            record = .missed(region: try number(&reader, "region", below: regionLimit))
+        case .caughtUp:
+            try reader.reserved(4)
+            record = .caughtUp
         }
         try reader.finish()
         return record

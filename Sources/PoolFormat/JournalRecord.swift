@@ -1,4 +1,4 @@
-/// One change of a space. Kinds 64 and above are reserved: redo, cached data, invalidation, missed.
+/// One change of a space. Kinds 64 and above are reserved: redo, cached data, invalidation.
 ///
 ///     record:   | kind 1 | flags 1 (zero) | length 2 | ... to a multiple of 8 bytes
 ///     map:      | 1  0 32   | group 4     | grain 8 | phys. grain 3, state 1 | zero 4 | birth 8 |
@@ -12,6 +12,8 @@
 ///     activate: | 9  0 16   | zero 4      | epoch 8 |
 ///     move:     | 10 0 32   | as map      |
 ///     piece-:   | 11 0 8    | slot 4      |
+///     missed:   | 12 0 16   | zero 4      | region 8 |
+///     caught up:| 13 0 8    | zero 4      |
 ///
 /// Invariants:
 /// 1. A record holds absolute values: replaying it twice is replaying it once.
@@ -38,6 +40,10 @@ public enum JournalRecord: Hashable, Sendable {
     case move(grain: UInt64, entry: MapEntry)
     /// The place in the directory is free, its piece is given back.
     case pieceReleased(slot: UInt32)
+    /// A disk that is away lacks something of the region.
+    case missed(region: UInt64)
+    /// No disk is away any more, and none lacks anything of any region.
+    case caughtUp
 }
 
 public struct ValueChange: Hashable, Sendable {

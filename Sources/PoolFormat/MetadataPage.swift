@@ -49,8 +49,8 @@ public enum MetadataPage {
         return unsafe header.seal(page.buffer, lengthBytes: PageImage.bytes)
     }
 
-    /// Verifies a page that was read; for every kind but heat, pins and missed (whose entries come
-    /// with a later version) its entries too, so that the accessors need not.
+    /// Verifies a page that was read; for every kind but heat and pins (whose entries come with
+    /// a later version) its entries too, so that the accessors need not.
     public static func validate(
         _ page: PageImage, kind: PieceKind, lineage: Lineage, index: UInt64
     ) throws(FormatError) -> PageHeader {
@@ -71,8 +71,8 @@ public enum MetadataPage {
         case .map: try MapPage.validateEntries(page)
         case .directory: try DirectoryPage.validateEntries(page)
         case .group: try GroupPage.validateEntries(page)
-        case .checksum, .dirty: break  // every bit pattern is a value
-        case .missed, .pins, .heat: break
+        case .checksum, .dirty, .missed: break  // every bit pattern is a value
+        case .pins, .heat: break
         case .root, .journal: break  // refused above: not paged
         }
         return header

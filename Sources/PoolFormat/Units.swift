@@ -21,7 +21,8 @@ public enum Units {
     public static let maximumSpaceBytes: UInt64 = 1 << 60
     /// Most copies of a piece of metadata.
     public static let maximumPieceCopies = 3
-    /// Shortest run of a grain on one column of a simple or mirror space.
+    /// Shortest run of a grain on one column of a simple or mirror space: a request's legs, at most
+    /// 65 on each of 3 copies, are numbered in 8 bits.
     public static let minimumInterleaveBytes = 16 << 10
     /// Most slabs (columns x copies) of a slab group.
     public static let maximumGroupSlabs = 60

@@ -87,7 +87,7 @@ extension FuzzSurface {
         let terms = SessionTerms(
             usesStructuredReplies: choice & 0x40 != 0, hasAllocationContext: choice & 0x20 != 0)
         switch header.verdict(sizeBytes: sizeBytes, isReadOnly: isReadOnly, terms: terms) {
-        case .disconnect, .refuse, .nothingToDo: return false
+        case .disconnect, .refuse, .succeed: return false
         case .proceed(let kind, _):
             let (end, overflow) = header.offsetBytes.addingReportingOverflow(
                 UInt64(header.lengthBytes))

@@ -7,7 +7,7 @@ extension FuzzSurface {
     func runMessage(_ reader: inout InputReader) throws(FuzzFinding) -> Bool {
         let choice = reader.u8()
         let json = Data(reader.rest())
-        switch choice % 8 {
+        switch choice % 12 {
         case 0: return try readBack(PoolCreateRequest.self, json)
         case 1: return try readBack(PoolAddRequest.self, json)
         case 2: return try readBack(PoolImportRequest.self, json)
@@ -15,7 +15,11 @@ extension FuzzSurface {
         case 4: return try readBack(FailureMessage.self, json)
         case 5: return try readBack(PoolStatus.self, json)
         case 6: return try readBack(SpaceStatus.self, json)
-        default: return try readBack(DaemonInfo.self, json)
+        case 7: return try readBack(DaemonInfo.self, json)
+        case 8: return try readBack(DiskOfflineRequest.self, json)
+        case 9: return try readBack(DiskReplaceRequest.self, json)
+        case 10: return try readBack(ScrubRequest.self, json)
+        default: return try readBack(JobList.self, json)
         }
     }
 

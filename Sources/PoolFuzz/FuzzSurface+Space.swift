@@ -17,10 +17,10 @@ extension FuzzSurface {
         switch kind {
         case .map: copyMap(old, copy.page)
         case .checksum: copyChecksums(old, copy.page)
-        case .dirty: try copyDirty(old, copy.page)
+        case .dirty, .missed: try copyDirty(old, copy.page)
         case .directory: try copyDirectory(old, copy.page)
         case .group: try copyGroups(old, copy.page)
-        case .missed, .pins, .heat, .root, .journal: return true
+        case .pins, .heat, .root, .journal: return true
         }
         // Behind the last entry a page may have bytes without a meaning.
         let used =

@@ -12,12 +12,14 @@ public enum FuzzSurface: String, CaseIterable, Sendable {
     case slabTable = "slab-table"
     case pieceTable = "piece-table"
     case spaceRoot = "space-root"
-    /// Map, checksum, dirty, directory, group pages, and those whose entries come later.
+    /// Map, checksum, dirty, missed, directory, group pages, and those whose entries come later.
     case page
     /// One batch: its head and its records.
     case journal
     /// The copies of a whole journal merged.
     case journalScan = "journal-scan"
+    /// What a killed process left of a space.
+    case restartLog = "restart-log"
     /// A whole pool, opened and used by an engine.
     case pool
     /// The NBD handshake, cut anywhere.
@@ -50,6 +52,7 @@ public enum FuzzSurface: String, CaseIterable, Sendable {
         case .page: return try runPage(&reader)
         case .journal: return try runJournal(&reader, memory)
         case .journalScan: return try runJournalScan(&reader, memory)
+        case .restartLog: return try runRestartLog(&reader)
         case .pool: return try runPool(&reader, memory)
         case .handshake: return try runHandshake(&reader)
         case .request: return try runRequest(&reader)

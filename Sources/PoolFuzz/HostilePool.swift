@@ -75,6 +75,7 @@ final class HostilePool {
         limits.requestsInFlight = 32
         limits.checksumPages = 32
         limits.unflushedBlocks = 1024
+        limits.restartLogBytes = 32 << 10
         limits.journalPieces = 2
         limits.scratchPages = 32
         limits.scratchPairs = 8

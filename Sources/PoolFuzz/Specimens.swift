@@ -41,7 +41,7 @@ enum Specimen {
         currentCopies: 3, owner: "")
 
     static let configuration: [UInt8] = {
-        let value = Configuration(
+        var value = Configuration(
             poolUUID: pool, poolName: "tank",
             version: ConfigurationVersion(poolEpoch: 2, sequence: 7), nextDiskNumber: 5,
             nextLineage: 9, nextGeneration: 100, exported: false,
@@ -54,7 +54,10 @@ enum Specimen {
                     state: .missing, enclosure: "", node: "", rack: "", pathHint: ""),
             ],
             spaces: [space], voters: [DiskNumber(2), disk],
-            departures: [Departure(disk: disk, lineage: lineage, generation: 6)])
+            departures: [Departure(disk: disk, lineage: lineage, generation: 6)],
+            settings: PoolSettings(repairDelaySeconds: 0, repairPriority: .low))
+        value.sequenceBefore = 6
+        value.disks[1].leftAfterSequence = 5
         var written = 0
         let slot = image(Configuration.slotBytes) { image throws(FormatError) in
             written = try unsafe value.encode(into: image.bytes)
@@ -125,10 +128,10 @@ extension Specimen {
             switch kind {
             case .map: MapPage.setEntry(in: page, at: 1, mapped)
             case .checksum: ChecksumPage.fill(in: page, grain: 1, with: 0x0102_0304)
-            case .dirty: DirtyPage.set(in: page, region: 5, dirty: true)
+            case .dirty, .missed: DirtyPage.set(in: page, region: 5, dirty: true)
             case .directory: DirectoryPage.setEntry(in: page, at: 1, directoryEntry)
             case .group: try GroupPage.setRecord(in: page, at: 1, group)
-            case .missed, .pins, .heat, .root, .journal: break
+            case .pins, .heat, .root, .journal: break
             }
             MetadataPage.seal(
                 page, kind: kind, lineage: lineage, epoch: 2, index: pageIndex, sequence: 6)
@@ -141,6 +144,7 @@ extension Specimen {
         .values(
             firstBlock: 510, changes: [ValueChange(old: 0, new: 5), ValueChange(old: 1, new: 6)]),
         .clean(region: 0), .unmap(grain: 1), .groupRemoved(id: 1),
+        .move(grain: 1, entry: mapped), .pieceReleased(slot: 1), .missed(region: 0), .caughtUp,
     ]
 
     static let batchHeader = BatchHeader(

@@ -57,6 +57,9 @@ final class Clients {
     private unowned let machine: Machine
     /// Statuses that are no violation, beside `.ok`.
     var mayRunOutOfRoom = false
+    /// Requests may fail: what they return is right all the same.
+    var acceptsErrors = false
+    private(set) var failedRequests = 0
 
     init(_ machine: Machine) {
         self.machine = machine
@@ -111,13 +114,19 @@ final class Clients {
         return inFlight.values.reduce(0) { $0 + ($1.space == serial ? 1 : 0) }
     }
 
-    /// The engine is gone, with everything in flight.
+    /// The engine is gone, with everything in flight. What that leaves, ``afterCrash`` says.
     func crash() {
-        for index in spaces.indices {
-            spaces[index].model.crash()
-            spaces[index].handle = nil
-        }
+        for index in spaces.indices { spaces[index].handle = nil }
         forgetRequests()
+    }
+
+    /// The pool is open again, or power has gone: nothing was read since the crash.
+    func afterCrash(isNothingLost: Bool) {
+        for index in spaces.indices {
+            // Without checksums an opening cannot know that the disks still have what they had.
+            spaces[index].model.crash(
+                isNothingLost: isNothingLost && spaces[index].parameters.checksums)
+        }
     }
 
     /// The pool was closed cleanly: everything acknowledged is durable.
@@ -200,9 +209,10 @@ final class Clients {
     }
 
     private func take(_ reply: SpaceReply) {
-        guard let request = inFlight.removeValue(forKey: reply.cookie) else {
+        guard var request = inFlight.removeValue(forKey: reply.cookie) else {
             return machine.fail("a reply for cookie \(reply.cookie), which is not in flight")
         }
+        if let buffer = reply.movedTo { request.buffer = buffer }
         inFlightByClient[request.client] -= 1
         machine.note("reply \(reply.cookie): \(reply.status)")
         defer {
@@ -257,8 +267,13 @@ final class Clients {
     private func judge(_ status: RequestStatus, _ request: ClientRequest, _ space: String) {
         switch status {
         case .noSpace where mayRunOutOfRoom && request.changesSpace: refusedForRoom += 1
+        case .ioError where acceptsErrors, .readOnly where acceptsErrors,
+            .noSpace where acceptsErrors:
+            failedRequests += 1
         case .ok, .ioError, .noSpace, .readOnly, .invalid, .shutdown:
-            machine.fail("\(space): \(request.kind) of \(request.sectors) failed: \(status)")
+            machine.fail(
+                "\(space): \(request.kind) of \(request.sectors) failed: \(status)\n"
+                    + machine.waiting)
         }
     }
 

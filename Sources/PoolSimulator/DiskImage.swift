@@ -15,6 +15,8 @@ struct DiskImage {
     /// Pages that differ from garbage.
     var residentPages: Int { pages.count }
 
+    func isResident(page: UInt64) -> Bool { pages[page] != nil }
+
     func read(_ offset: UInt64, into target: UnsafeMutableRawBufferPointer) {
         var done = 0
         while done < target.count {

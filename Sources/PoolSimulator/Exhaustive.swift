@@ -14,8 +14,8 @@ public final class Exhaustive {
         public var recoveryStride = 23
         /// Orders in which the workload's own operations end.
         public var schedules = 2
-        /// Every so many boundaries are cut; 1 is all of them.
-        public var stride = 1
+        /// Every so many boundaries are cut; 1 is all of them. nil: as the workload says.
+        public var stride: Int?
         /// Only this boundary, printing everything that happens after its cut.
         public var onlyBoundary: Int?
         public var verbose = false
@@ -30,6 +30,8 @@ public final class Exhaustive {
         public var recoveryStates = 0
         /// The first violation, with where the power went.
         public var violation: String?
+        /// It was there without a cut.
+        public var needsNoCut = false
     }
 
     private let workload: Workload
@@ -74,20 +76,25 @@ public final class Exhaustive {
         machine.onBoundary = nil
         if let violation = machine.violation, report.violation == nil {
             report.violation = "\(workload.name), schedule \(seed), no cut: \(violation)"
+            report.needsNoCut = true
         }
         report.deviceOperations += machine.operationsEnded - first
         if report.violation == nil, let wrong = Self.check(site, seed: seed) {
             report.violation = "\(workload.name), schedule \(seed), at the end: \(wrong)"
+            report.needsNoCut = true
         }
     }
 
     private func isWanted(_ boundary: Int) -> Bool {
-        options.onlyBoundary.map { $0 == boundary } ?? (boundary % options.stride == 0)
+        options.onlyBoundary.map { $0 == boundary } ?? (boundary % (options.stride ?? workload.cutStride) == 0)
     }
 
-    private func fates(_ machine: Machine) -> [CutPolicy] {
-        guard machine.disks.contains(where: { $0.hasVolatileChanges }) else { return [.dropAll] }
-        var fates: [CutPolicy] = [.dropAll, .keepAll, .keepCompleted]
+    /// nil: the process alone is killed.
+    private func fates(_ machine: Machine) -> [CutPolicy?] {
+        guard machine.disks.contains(where: { $0.hasVolatileChanges }) else {
+            return [.dropAll, nil]
+        }
+        var fates: [CutPolicy?] = [.dropAll, nil, .keepAll, .keepCompleted]
         for index in 0..<options.randomFates {
             fates.append(index % 2 == 0 ? .sectors(percent: 50) : .operations(percent: 50))
         }
@@ -99,20 +106,29 @@ public final class Exhaustive {
         let state = site.state
         for (index, fate) in fates(machine).enumerated() where report.violation == nil {
             let seed = schedule << 40 | UInt64(boundary) << 8 | UInt64(index)
+            // Of two cuts one is that of the disks' power alone.
             let crashed = Machine(
-                crashed: snapshot, policy: fate, limits: workload.limits, seed: seed,
-                verbose: options.verbose)
-            crashed.note("boundary \(boundary), \(fate)")
+                crashed: snapshot, policy: fate, keepsMemory: boundary % 2 == 0,
+                limits: workload.limits, seed: seed, verbose: options.verbose)
+            crashed.note("boundary \(boundary), \(Self.name(fate))")
             let successor = Site(crashed, state: state)
+            // A failed flush that the process did not live to tell of: nobody knows of it, and what it
+            // lost on that disk is found by a read or a scrub, while there is another copy.
+            if fate == nil, crashed.disks.contains(where: { $0.failedFlushes > 0 }) {
+                successor.isSpoiled = true
+            }
             report.states += 1
             let alsoRecovery = (boundary + index) % options.recoveryStride == 0
-            if alsoRecovery { armRecovery(crashed, successor, seed) }
-            let wrong = Self.recoverAndCheck(successor, seed: seed)
+            let revival = Revival(boundary + index, fate)
+            let isAway = crashed.disks.contains { $0.isUnreachable }
+            if alsoRecovery, revival != .alone { armRecovery(crashed, successor, seed) }
+            let wrong = Self.recoverAndCheck(successor, seed: seed, revival)
             crashed.onBoundary = nil
             if let wrong, report.violation == nil {
                 report.violation =
-                    "\(workload.name), schedule \(schedule), boundary \(boundary), \(fate): "
-                    + wrong
+                    "\(workload.name), schedule \(schedule), boundary \(boundary), "
+                    + Self.name(fate)
+                    + (isAway ? ", disks that were away \(revival): " : ": ") + wrong
             }
         }
     }
@@ -126,28 +142,87 @@ public final class Exhaustive {
             let fate = Self.recoveryFates[second % Self.recoveryFates.count]
             let seed = seed &* 977 &+ UInt64(second)
             let again = Machine(
-                crashed: machine.snapshot(), policy: fate, limits: self.workload.limits,
-                seed: seed, verbose: self.options.verbose)
-            again.note("recovery boundary \(second), \(fate)")
+                crashed: machine.snapshot(), policy: fate, keepsMemory: second % 2 == 0,
+                limits: self.workload.limits, seed: seed, verbose: self.options.verbose)
+            again.note("recovery boundary \(second), \(Self.name(fate))")
             self.report.recoveryStates += 1
             let successor = Site(again, state: site.state)
             if let found = Self.recoverAndCheck(successor, seed: seed) {
                 self.report.violation =
                     "\(self.workload.name), boundary \(self.boundary), "
-                    + "recovery boundary \(second), \(fate): \(found)"
+                    + "recovery boundary \(second), \(Self.name(fate)): \(found)"
             }
         }
     }
 
-    private static let recoveryFates: [CutPolicy] = [
-        .dropAll, .sectors(percent: 50), .keepAll, .operations(percent: 50),
+    private static let recoveryFates: [CutPolicy?] = [
+        .dropAll, nil, .sectors(percent: 50), .keepAll, .operations(percent: 50),
     ]
+
+    private static func name(_ fate: CutPolicy?) -> String { fate.map { "\($0)" } ?? "kill" }
+
+    /// What becomes of disks that were away when the machine crashed.
+    enum Revival: String, CustomStringConvertible {
+        case away
+        case back
+        case withoutCache = "back without their caches"
+        /// They are there, and the others are not, until the pool has been opened or refused.
+        case alone
+
+        /// Of a kill the one that swaps the disks is left out: what was acknowledged and not flushed
+        /// may be nowhere else.
+        init(_ number: Int, _ fate: CutPolicy?) {
+            let all: [Revival] = [.away, .back, .withoutCache, fate == nil ? .back : .alone]
+            self = all[number % all.count]
+        }
+
+        var description: String { rawValue }
+    }
 
     /// Reopens after a crash, compares who owns what, and reads back everything that was ever
     /// touched.
-    static func recoverAndCheck(_ site: Site, seed: UInt64) -> String? {
+    static func recoverAndCheck(
+        _ site: Site, seed: UInt64, _ revival: Revival = .away
+    ) -> String? {
+        let pulled = site.machine.disks.indices.filter { site.machine.disks[$0].isUnreachable }
+        let others = site.members.filter { !pulled.contains($0) }
+        // Fewer than some space needs may be opened, and cannot answer.
+        let isBearable = !pulled.isEmpty && others.count <= site.tolerance
+        for index in pulled {
+            switch revival {
+            case .away: break
+            case .back, .alone: site.machine.takeBack(.unreachable, disk: index)
+            case .withoutCache:
+                site.machine.reconnect(disk: index, losingCache: .sectors(percent: 50))
+            }
+        }
+        if revival == .alone, isBearable, !openAlone(site, pulled, seed) {
+            return site.machine.violation ?? "the pool does not open, nor is it refused"
+        }
         guard site.recover() else { return site.machine.violation ?? "the pool does not open" }
         return check(site, seed: seed)
+    }
+
+    /// Those that were away before the crash, without the others: either nothing had been told that
+    /// does without them, and everything is there, or the pool is refused.
+    private static func openAlone(_ site: Site, _ pulled: [Int], _ seed: UInt64) -> Bool {
+        let machine = site.machine
+        let others = machine.disks.indices.filter { !pulled.contains($0) }
+        let hidden = others.filter { !machine.disks[$0].isUnreachable }
+        for index in hidden { site.pull(index) }
+        let acceptsErrors = site.acceptsErrors
+        // A space whose last copy is not here does not open: that is refusing, too.
+        site.acceptsErrors = true
+        let isThrough = site.recover(allowing: Site.isDetached)
+        site.acceptsErrors = acceptsErrors
+        guard isThrough else { return false }
+        if site.isOpen, site.clients.spaces.allSatisfy({ $0.handle != nil }) {
+            var random = SeededRandom(seed: seed)
+            guard site.verify(.touched, sample: &random) else { return false }
+        }
+        site.cutPower(.keepCompleted)
+        for index in hidden { machine.takeBack(.unreachable, disk: index) }
+        return true
     }
 
     /// For some a second time: what was read stays. For some to the very end: what is trimmed and
@@ -163,9 +238,24 @@ public final class Exhaustive {
         }
         // What comes now is no part of a recovery that is cut at every boundary.
         site.machine.onBoundary = nil
+        if site.hasHadFaults, !isEqual(site, seed: seed) {
+            return site.machine.violation ?? "the disks are never the same again"
+        }
         if seed % 8 == 0, !site.leavesNothingBehind() {
             return site.machine.violation ?? "the end did not end"
         }
         return site.machine.violation
+    }
+
+    /// Every disk comes back and is made equal; then each of them is done without, in some way.
+    private static func isEqual(_ site: Site, seed: UInt64) -> Bool {
+        // A scrub looks at every page: not after each crash.
+        guard site.heal(isThorough: seed % 8 == 0) else { return false }
+        // Without a cut, the end is to be seen as clients see it: nothing is killed.
+        if seed == 0 { return site.compareMembers(seed) && site.compareOpenings(seed, byKill: false) }
+        switch seed % 3 {
+        case 0: return site.compareOpenings(seed, byKill: seed % 2 == 0)
+        default: return site.compareMembers(seed)
+        }
     }
 }

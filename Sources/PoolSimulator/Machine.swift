@@ -40,6 +40,14 @@ public final class Machine {
     var cutAtNextBoot: Int?
 
     private let shelf: ArenaShelf
+    /// What a killed process leaves to the next; nil: nothing.
+    private(set) var kept: KeptMemory? = KeptMemory()
+    /// Every end since the last opening was that of a process alone, and `kept` was there.
+    private(set) var isNothingLost = false
+    /// How long a device may keep an operation before the engine is told, and told again.
+    var stallAfterNs: UInt64 = 40_000_000_000
+    private var stallsTold: [DeviceIndex: (count: Int, ns: UInt64)] = [:]
+    private var givenUp: Set<DeviceIndex> = []
     private var scheduled: [Scheduled] = []
     private var operationsSubmitted: UInt64 = 0
 
@@ -53,13 +61,18 @@ public final class Machine {
             case device(DeviceOperation)
             case witness(WitnessOperation)
             case post(EnginePost)
+            /// Of a device that has been given up.
+            case refused(DeviceOperation)
         }
         var work: Work
         var dueNs: UInt64
+        var submittedNs: UInt64
         /// Whose it is.
         var shard: Int
         /// What the disk knows a device operation by: those of all shards differ.
         var token: UInt32 = 0
+        /// The engine has been told that it failed; what it writes lands all the same.
+        var isGivenUp = false
     }
 
     public convenience init(
@@ -88,8 +101,11 @@ public final class Machine {
     @discardableResult
     func boot() -> Engine {
         precondition(engine == nil)
+        for index in disks.indices { disks[index].reopen() }
         engines = (0..<shardCount).map {
-            Engine(arena: shelf.take(), limits: limits, shard: $0, shardCount: shardCount)
+            Engine(
+                arena: shelf.take(), limits: limits, shard: $0, shardCount: shardCount,
+                restartMemory: kept)
         }
         cutAtOperation = cutAtNextBoot.map { operationsEnded + $0 }
         cutAtNextBoot = nil
@@ -101,6 +117,17 @@ public final class Machine {
         note("power cut (\(policy)) after \(operationsEnded) operations")
         trace.add(0xdead)
         halt()
+        kept?.forget()
+        isNothingLost = false
+        for index in disks.indices { disks[index].cutPower(policy, random: &random) }
+    }
+
+    /// The process is gone, and the disks have lost their caches, but the machine has gone on.
+    func loseCaches(_ policy: CutPolicy) {
+        note("kill -9 and the disks' power cut (\(policy)) after \(operationsEnded) operations")
+        trace.add(0xdeed)
+        halt()
+        isNothingLost = false
         for index in disks.indices { disks[index].cutPower(policy, random: &random) }
     }
 
@@ -108,9 +135,16 @@ public final class Machine {
     func killProcess() {
         note("kill -9 after \(operationsEnded) operations")
         trace.add(0xdeaf)
+        if kept == nil { isNothingLost = false }
         halt()
         for index in disks.indices { disks[index].killProcess(random: &random) }
     }
+
+    /// The pool is open: from here on it is the next end that counts.
+    func noteOpened() { isNothingLost = kept != nil }
+
+    /// Kills of the process lose what was not flushed.
+    func doWithoutKeptMemory() { kept = nil }
 
     /// The daemon left by itself, everything closed: nothing may be in flight.
     func shutDown() {
@@ -126,6 +160,8 @@ public final class Machine {
             if case .witness(let operation) = item.work, random.chance(50) { record(operation) }
         }
         scheduled.removeAll()
+        givenUp.removeAll()
+        stallsTold.removeAll()
         cutAtOperation = nil
     }
 
@@ -158,6 +194,9 @@ public final class Machine {
     /// - Returns: whether the engine asked for anything.
     private func takeTurn(_ engine: Engine) -> Bool {
         engine.poll(nowNs: nowNs)
+        let abandoned = engine.abandonments
+        engine.abandonments.removeAll(keepingCapacity: true)
+        for device in abandoned { giveUp(device, engine) }
         let operations = engine.operations
         engine.operations.removeAll(keepingCapacity: true)
         for operation in operations { submit(operation, engine) }
@@ -174,39 +213,73 @@ public final class Machine {
             trace.add(UInt64(reply.status.rawValue) + 7)
             onReply?(reply)
         }
-        return !(operations.isEmpty && witnessed.isEmpty && posts.isEmpty && replies.isEmpty)
+        return !(operations.isEmpty && witnessed.isEmpty && posts.isEmpty && replies.isEmpty
+            && abandoned.isEmpty)
     }
 
     private func schedule(_ work: Scheduled.Work, _ engine: Engine, token: UInt32 = 0) {
+        var latencyNs = latency()
+        if case .device(let operation) = work {
+            latencyNs = disks[diskIndex(operation.device)].latency(drawnNs: latencyNs)
+        }
         scheduled.append(
-            Scheduled(work: work, dueNs: nowNs + latency(), shard: engine.shard, token: token))
+            Scheduled(
+                work: work, dueNs: nowNs + latencyNs, submittedNs: nowNs, shard: engine.shard,
+                token: token))
+    }
+
+    /// What ends first, and when: nothing of a disk that hangs for good.
+    private func nextEnd() -> (index: Int, ns: UInt64)? {
+        var next: (index: Int, ns: UInt64)?
+        for (index, item) in scheduled.enumerated() {
+            guard let ns = endNs(item) else { continue }
+            // What a disk lets go all at once ends in the order in which it was due.
+            let isSooner = next.map { (ns, item.dueNs) < ($0.ns, scheduled[$0.index].dueNs) }
+            if isSooner ?? true { next = (index, ns) }
+        }
+        return next
+    }
+
+    private func endNs(_ item: Scheduled) -> UInt64? {
+        guard case .device(let operation) = item.work else { return item.dueNs }
+        let disk = diskIndex(operation.device)
+        // Of a disk that does not hang no more is looked at: this is asked at every step.
+        guard disks[disk].hanging != nil else { return item.dueNs }
+        return disks[disk].endNs(dueNs: item.dueNs)
     }
 
     /// Ends the operation that is due next, delivers a post, or fires the engines' next timer.
     ///
-    /// - Returns: false when nothing is under way and no timer is set.
+    /// - Returns: false when nothing is under way that ever ends, and no timer is set.
     func step() -> Bool {
         guard !engines.isEmpty, violation == nil else { return false }
         Self.steps.add(1, ordering: .relaxed)
         settle()
         let timer = engines.compactMap(\.nextDeadlineNs).min()
-        guard let next = scheduled.indices.min(by: { scheduled[$0].dueNs < scheduled[$1].dueNs })
-        else {
+        let next = nextEnd()
+        if let stall = nextStall(), stall.ns <= min(timer ?? .max, next?.ns ?? .max) {
+            tellStall(stall)
+            return true
+        }
+        guard let next else {
             guard let timer else { return false }
             nowNs = max(nowNs + 1, timer)
             settle()
             return true
         }
-        if let timer, timer <= scheduled[next].dueNs {
+        if let timer, timer <= next.ns {
             nowNs = max(nowNs + 1, timer)
             settle()
             return true
         }
-        let item = scheduled.remove(at: next)
-        nowNs = max(nowNs, item.dueNs)
+        let item = scheduled.remove(at: next.index)
+        nowNs = max(nowNs, next.ns)
         switch item.work {
         case .device(let operation):
-            end(operation, item.token, engines[item.shard])
+            end(operation, item, engines[item.shard])
+        case .refused(let operation):
+            engines[item.shard].complete(
+                DeviceCompletion(token: operation.token, status: .ioError))
         case .witness(let operation):
             record(operation)
             engines[item.shard].complete(
@@ -220,8 +293,8 @@ public final class Machine {
     }
 
     private func submit(_ operation: DeviceOperation, _ engine: Engine) {
-        let index = Int(operation.device.rawValue)
-        guard index < disks.count else { return fail("operation for an unknown device") }
+        if givenUp.contains(operation.device) { return schedule(.refused(operation), engine) }
+        let index = diskIndex(operation.device)
         operationsSubmitted += 1
         traceOperation(operation, engine)
         var known = operation
@@ -253,14 +326,66 @@ public final class Machine {
         }
     }
 
-    private func end(_ operation: DeviceOperation, _ token: UInt32, _ engine: Engine) {
-        let index = Int(operation.device.rawValue)
+    /// A disk that is opened anew is another device: one for each multiple of the count of disks.
+    private func diskIndex(_ device: DeviceIndex) -> Int { Int(device.rawValue) % disks.count }
+
+    private func end(_ operation: DeviceOperation, _ item: Scheduled, _ engine: Engine) {
+        let index = diskIndex(operation.device)
         let (status, wrong) = disks[index].complete(
-            token: token, arena: engine.arena, random: &random)
+            token: item.token, arena: engine.arena, random: &random)
         operationsEnded += 1
         trace.add(UInt64(operation.token) << 8 | UInt64(status.rawValue))
+        if status == .ioError {
+            note("\(operation.kind) disk \(index) token \(operation.token) has failed")
+        }
         if let wrong { fail("\(operation.kind) of disk \(index): \(wrong)") }
+        if item.isGivenUp { return }
         engine.complete(DeviceCompletion(token: operation.token, status: status))
+    }
+
+    // MARK: - devices that do not answer
+
+    private typealias Stall = (ns: UInt64, device: DeviceIndex, shard: Int)
+
+    /// When the engine is to be told next that a device does not answer.
+    private func nextStall() -> Stall? {
+        guard disks.contains(where: { $0.hanging != nil || $0.slowness != nil }) else { return nil }
+        var next: Stall?
+        for item in scheduled where !item.isGivenUp {
+            guard case .device(let operation) = item.work else { continue }
+            var ns = item.submittedNs + stallAfterNs
+            if let told = stallsTold[operation.device] {
+                // A device that hangs for good, and that nothing can do without, ends the run.
+                if told.count >= 64 { continue }
+                ns = max(ns, told.ns + stallAfterNs / 2)
+            }
+            if ns < next?.ns ?? .max { next = (ns, operation.device, item.shard) }
+        }
+        return next
+    }
+
+    private func tellStall(_ stall: Stall) {
+        nowNs = max(nowNs + 1, stall.ns)
+        note("device \(stall.device.rawValue) does not answer")
+        addToTrace(0x57a1 << 32 | UInt64(stall.device.rawValue))
+        stallsTold[stall.device] = ((stallsTold[stall.device]?.count ?? 0) + 1, nowNs)
+        engines[stall.shard].noteStalled(stall.device, home: shardCount - 1)
+        settle()
+    }
+
+    /// The engine does without what a device has of it.
+    private func giveUp(_ device: DeviceIndex, _ engine: Engine) {
+        note("device \(device.rawValue) is given up")
+        givenUp.insert(device)
+        for index in scheduled.indices.reversed()
+        where scheduled[index].shard == engine.shard && !scheduled[index].isGivenUp {
+            guard case .device(let operation) = scheduled[index].work, operation.device == device
+            else { continue }
+            let stays = disks[diskIndex(device)].giveUp(token: scheduled[index].token)
+            scheduled[index].isGivenUp = true
+            if !stays { scheduled.remove(at: index) }
+            engine.complete(DeviceCompletion(token: operation.token, status: .ioError))
+        }
     }
 
     private func record(_ operation: WitnessOperation) {
@@ -307,6 +432,21 @@ public final class Machine {
         return outcome.value
     }
 
+    /// Runs until every device operation that is under way now has ended.
+    ///
+    /// - Returns: false when the power went first, or something is wrong.
+    func endOperations() -> Bool {
+        let last = UInt32(truncatingIfNeeded: operationsSubmitted)
+        while violation == nil, !isCutDue {
+            let isUnderWay = scheduled.contains {
+                if case .device = $0.work { $0.token <= last } else { false }
+            }
+            if !isUnderWay { return true }
+            if !step() { return violation == nil }
+        }
+        return false
+    }
+
     /// Runs until nothing is under way, or for a number of steps.
     func drain(steps: Int) {
         for _ in 0..<steps where violation == nil && !isCutDue {
@@ -327,6 +467,8 @@ extension Machine {
         var witness: [WitnessEntry]
         var witnessInFlight: [WitnessEntry]
         var nowNs: UInt64
+        fileprivate var kept: KeptMemory?
+        fileprivate var isNothingLost: Bool
         fileprivate var shelf: ArenaShelf
     }
 
@@ -336,19 +478,30 @@ extension Machine {
             return WitnessEntry(pool: operation.pool, version: operation.version)
         }
         return Snapshot(
-            disks: disks, witness: witness, witnessInFlight: flying, nowNs: nowNs, shelf: shelf)
+            disks: disks, witness: witness, witnessInFlight: flying, nowNs: nowNs,
+            kept: kept.map(KeptMemory.init(copying:)), isNothingLost: isNothingLost, shelf: shelf)
     }
 
     /// A machine without an engine whose power went at the snapshot.
+    ///
+    /// - Parameters:
+    ///   - policy: nil: it was the process alone that ended.
+    ///   - keepsMemory: the machine has gone on, it was the disks' power.
     convenience init(
-        crashed snapshot: Snapshot, policy: CutPolicy, limits: Limits, seed: UInt64,
-        verbose: Bool = false
+        crashed snapshot: Snapshot, policy: CutPolicy?, keepsMemory: Bool = false, limits: Limits,
+        seed: UInt64, verbose: Bool = false
     ) {
         self.init(snapshot.disks, limits, seed, verbose, snapshot.shelf)
         nowNs = snapshot.nowNs
         witness = snapshot.witness
         for entry in snapshot.witnessInFlight where random.chance(50) {
             record(WitnessOperation(token: 0, pool: entry.pool, version: entry.version))
+        }
+        if policy == nil || keepsMemory { kept = snapshot.kept.map(KeptMemory.init(copying:)) }
+        guard let policy else {
+            isNothingLost = snapshot.isNothingLost
+            for index in disks.indices { disks[index].killProcess(random: &random) }
+            return
         }
         for index in disks.indices { disks[index].cutPower(policy, random: &random) }
     }

@@ -3,6 +3,16 @@ import PoolEngine
 /// Deliberate faults in the engine: the simulator has to find each, and must need its crashes to
 /// where the fault does harm in a crash only.
 public struct MutantRun: Sendable {
+    /// Where it is looked for.
+    public enum Search: Sendable {
+        /// Where it is known to be found: see `Mutant.killer`.
+        case killer
+        /// In this workload only.
+        case workload(Workload)
+        /// With these seeds only.
+        case seeds(ClosedRange<UInt64>)
+    }
+
     public struct Outcome: Sendable {
         public var mutant: String
         /// What found it, or nil: it survived.
@@ -11,16 +21,17 @@ public struct MutantRun: Sendable {
         public var foundWithoutCrashes: String?
         /// It does harm while everything runs: nothing about crashes is proved by finding it.
         public var isPlain: Bool
+        /// It was found where it is known to be, but looked otherwise.
+        public var isOdd = false
+
         public var isGood: Bool {
-            isPlain ? foundWithoutCrashes != nil : killedBy != nil && foundWithoutCrashes == nil
+            if isOdd { return false }
+            return isPlain
+                ? foundWithoutCrashes != nil : killedBy != nil && foundWithoutCrashes == nil
         }
     }
 
-    /// Seeds tried before a mutant counts as survived.
-    public var seeds: ClosedRange<UInt64> = 1...40
-    public var faultFreeSeeds: ClosedRange<UInt64> = 1...5
-    /// Only this workload, and no seeds.
-    public var onlyWorkload: String?
+    public var search = Search.killer
     /// Called as things go on.
     public var progress: @Sendable (String) -> Void = { _ in }
 
@@ -37,7 +48,7 @@ public struct MutantRun: Sendable {
 
     public static var names: [String] { Mutant.allCases.map(\.rawValue) }
 
-    /// Runs the suite with one mutant.
+    /// Runs what is to find one mutant, and what must not.
     ///
     /// - Returns: nil when there is no such mutant in this build.
     public func run(_ name: String) -> Outcome? {
@@ -45,52 +56,75 @@ public struct MutantRun: Sendable {
         Self.activate(mutant)
         defer { Self.activate(nil) }
         var outcome = Outcome(mutant: name, isPlain: !mutant.needsCrash)
-        outcome.foundWithoutCrashes = withoutCrashes()
-        if outcome.foundWithoutCrashes == nil { outcome.killedBy = withCrashes() }
+        outcome.foundWithoutCrashes = withoutCrashes(mutant)
+        if outcome.foundWithoutCrashes == nil, let (found, needsNoCut) = withCrashes(mutant) {
+            if needsNoCut { outcome.foundWithoutCrashes = found } else { outcome.killedBy = found }
+        }
+        if case .killer = search, let found = outcome.foundWithoutCrashes ?? outcome.killedBy {
+            outcome.isOdd = !mutant.killer.expects(found)
+        }
         return outcome
     }
 
-    private func withoutCrashes() -> String? {
-        for workload in Workload.all
-        where !workload.crashesByItself && (onlyWorkload ?? workload.name) == workload.name {
-            if let violation = Exhaustive(workload).runWithoutCuts() {
-                return "\(workload.name): \(violation)"
+    // MARK: - without crashes
+
+    /// Of a mutant that needs a crash no workload may see anything, and no seed.
+    private func withoutCrashes(_ mutant: Mutant) -> String? {
+        switch search {
+        case .killer:
+            guard mutant.needsCrash else { return uncut(mutant.killer.workload) }
+            for workload in Workload.all
+            where !workload.crashesByItself && !workload.opensDegraded {
+                if let found = uncut(workload) { return found }
             }
+            return seeds(1...2, withoutCrashes: true)
+        case .workload(let workload): return workload.crashesByItself ? nil : uncut(workload)
+        case .seeds(let range):
+            return seeds(range.lowerBound...range.lowerBound, withoutCrashes: true)
         }
-        if onlyWorkload != nil { return nil }
-        for seed in faultFreeSeeds {
-            var options = SeedOptions()
-            options.withoutCrashes = true
-            options.operations = 2_000
-            if let violation = SeedRun(seed: seed, options: options).run().violation {
-                return "seed \(seed): \(violation)"
+    }
+
+    private func uncut(_ workload: Workload) -> String? {
+        Exhaustive(workload).runWithoutCuts().map { "\(workload.name): \($0)" }
+    }
+
+    // MARK: - with crashes
+
+    private func withCrashes(_ mutant: Mutant) -> (found: String, needsNoCut: Bool)? {
+        switch search {
+        case .killer: cut(mutant.killer.workload)
+        case .workload(let workload): cut(workload)
+        case .seeds(let range):
+            seeds(range, withoutCrashes: false).map { ($0, needsNoCut: false) }
+        }
+    }
+
+    /// First at a few of its crash points, then at all.
+    private func cut(_ workload: Workload) -> (found: String, needsNoCut: Bool)? {
+        for stride in [7, 1] {
+            var options = Exhaustive.Options()
+            options.schedules = stride > 1 ? 1 : 3
+            options.stride = stride
+            options.randomFates = stride > 1 ? 2 : 6
+            options.recoveryStride = stride > 1 ? .max : 61
+            let report = Exhaustive(workload, options: options).run()
+            if let violation = report.violation {
+                return (violation, needsNoCut: report.needsNoCut)
             }
+            progress("\(workload.name) does not see it, every \(stride). cut")
         }
         return nil
     }
 
-    /// First every workload at a few of its crash points, then at more, then at all; then seeds.
-    private func withCrashes() -> String? {
-        let workloads = Workload.all.filter { onlyWorkload == nil || $0.name == onlyWorkload }
-        for stride in [11, 3, 1] {
-            for workload in workloads {
-                var options = Exhaustive.Options()
-                options.schedules = 1
-                options.stride = stride
-                options.randomFates = stride > 1 ? 2 : 6
-                options.recoveryStride = stride > 3 ? .max : 61
-                if let violation = Exhaustive(workload, options: options).run().violation {
-                    return "exhaustive \(violation)"
-                }
-                progress("\(workload.name) does not see it, every \(stride). cut")
-            }
-        }
-        if onlyWorkload != nil { return nil }
-        for seed in seeds {
-            if let violation = SeedRun(seed: seed).run().violation {
+    private func seeds(_ range: ClosedRange<UInt64>, withoutCrashes: Bool) -> String? {
+        var options = SeedOptions()
+        options.withoutCrashes = withoutCrashes
+        if withoutCrashes { options.operations = 2_000 }
+        for seed in range {
+            if let violation = SeedRun(seed: seed, options: options).run().violation {
                 return "seed \(seed): \(violation)"
             }
-            progress("seed \(seed) does not see it")
+            progress("seed \(seed) does not see it\(withoutCrashes ? " without crashes" : "")")
         }
         return nil
     }

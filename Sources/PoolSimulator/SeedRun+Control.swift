@@ -118,17 +118,19 @@ extension SeedRun {
     }
 
     private func shape() -> SpaceShape {
-        let mirrored = isFaulty || random.chance(65)
+        let mirrored = isFaulty || isAiling || random.chance(65)
         let disks = site.members.count
-        let widest = mirrored ? disks / 2 : disks
+        let kind: ResiliencyKind =
+            mirrored ? (disks >= 3 && random.chance(30) ? .mirror3 : .mirror2) : .simple
+        let widest = disks / kind.copies
         let grains = random.pick([4, 16, 40, 300])
         return SpaceShape(
             sizeBytes: UInt64(grains + random.below(4)) << 20,
-            resiliency: mirrored ? .mirror2 : .simple,
+            resiliency: kind,
             // One column: a large space is more than one slab group then.
             columns: grains == 300 ? 1 : UInt16(random.below(widest + 1)),
             interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
-            checksums: random.chance(70), whenFull: random.chance(50) ? .enospc : .wait,
+            checksums: isSilent || isBeyond || random.chance(70), whenFull: random.chance(50) ? .enospc : .wait,
             isFixed: grains < 300 && random.chance(15))
     }
 }

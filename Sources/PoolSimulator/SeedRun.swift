@@ -8,6 +8,10 @@ public struct SeedOptions: Sendable {
     /// No crash at all: what finds a fault here needs no simulator.
     public var withoutCrashes = false
     public var verbose = false
+    /// Silent faults and slow disks too, and of some seeds more than can be borne.
+    public var hasAllFaults = false
+    /// More faults than any resiliency bears; nil: of every tenth seed.
+    public var isBeyond: Bool?
     /// Engines in the process; nil: two for every fourth seed, one for the others.
     public var shards: Int?
     public init() {}
@@ -24,6 +28,10 @@ public struct RunResult: Sendable {
     public var cutsDuringRecovery: Int
     public var refusedForRoom: Int
     public var failedReads: Int
+    /// Faults of disks that were set.
+    public var faults = 0
+    /// Requests that ended in an error, where more went wrong than is borne.
+    public var failedRequests = 0
 }
 
 /// One seed: a pool, spaces, clients, control operations and crashes, all drawn from it.
@@ -37,9 +45,22 @@ public final class SeedRun {
     private var crashes = 0
     private var recoveryCuts = 0
     var nextSpace = 0
+    private var nextAilment = 0
+    /// Which disk carries what.
+    var atlas: FaultAtlas
+    /// Failures of each disk when it last came back.
+    var failuresKnown: [Int: Int] = [:]
+    var faultCount = 0
+    var refusals = 0
     private let initialDisks: Int
     /// Reads of one disk fail now and then, so every space is a mirror.
     let isFaulty: Bool
+    /// Disks go away and come back, so every space is a mirror.
+    let isAiling: Bool
+    /// Bytes go wrong without a word, so every space has checksums.
+    let isSilent: Bool
+    /// More goes wrong than the spaces bear.
+    let isBeyond: Bool
 
     public init(seed: UInt64, options: SeedOptions = SeedOptions()) {
         self.seed = seed
@@ -49,7 +70,13 @@ public final class SeedRun {
         let spare = random.below(3)
         let tight = random.chance(15)
         let faulty = random.chance(25)
-        isFaulty = faulty && !tight
+        let beyond = options.isBeyond ?? (options.hasAllFaults && seed % 10 == 9)
+        let failsReads = faulty && !tight && !beyond
+        let ails = random.chance(45)
+        let isQuiet = random.chance(45)
+        let ailing = beyond || ails && !tight && !failsReads
+        let silent = ailing && isQuiet && (options.hasAllFaults || beyond)
+        (isFaulty, isAiling, isSilent, isBeyond) = (failsReads, ailing, silent, beyond)
         let sectorKind = random.below(3)
         let discards = random.chance(70)
         var disks: [SimulatedDisk] = []
@@ -68,8 +95,13 @@ public final class SeedRun {
         machine = Machine(
             disks: disks, limits: limits, seed: random.next(), verbose: options.verbose)
         machine.shardCount = options.shards ?? (seed % 4 == 0 ? 2 : 1)
+        if random.chance(20) { machine.doWithoutKeptMemory() }
         site = Site(machine)
         site.clients.mayRunOutOfRoom = tight
+        site.acceptsErrors = isBeyond
+        atlas = FaultAtlas(
+            disks: disks.count, tolerance: 1, seed: random.next(),
+            bound: isBeyond ? .unbounded : .promised)
         if isFaulty {
             site.faultyDisk = random.below(initialDisks)
             site.readFaults = SimulatedDisk.ReadFaults(
@@ -91,6 +123,7 @@ public final class SeedRun {
         limits.scratchPages = random.pick([16, 64])
         limits.scratchPairs = random.pick([4, 32])
         limits.scratchGrains = random.within(6...12)
+        limits.restartLogBytes = random.pick([16 << 10, 32 << 10, 64 << 10])
         limits.parkNs = random.pick([2_000_000, 20_000_000, 300_000_000])
         limits.reclaimNs = random.pick([1_000_000, 50_000_000])
         limits.parkedWrites = random.pick([0, 2, 128])
@@ -110,7 +143,8 @@ public final class SeedRun {
             operations: site.clients.submitted, deviceOperations: machine.operationsEnded,
             crashes: crashes, cutsDuringRecovery: recoveryCuts,
             refusedForRoom: site.clients.refusedForRoom,
-            failedReads: machine.disks.reduce(0) { $0 + $1.failedReads })
+            failedReads: machine.disks.reduce(0) { $0 + $1.failedReads }, faults: faultCount,
+            failedRequests: site.clients.failedRequests)
     }
 
     // MARK: - the run
@@ -135,10 +169,14 @@ public final class SeedRun {
     private func live() {
         var planned = 0
         var idleRounds = 0
+        var stepsWithoutEnd = 0
+        var operationsSeen = 0
         while site.clients.submitted < options.operations
             || (!options.withoutCrashes && crashes < options.powerCuts)
         {
-            if !options.withoutCrashes, machine.cutAtOperation == nil {
+            // Of a pool that cannot be opened any more there is nothing more to see.
+            if isBeyond, !site.isOpen { return }
+            if !options.withoutCrashes, machine.cutAtOperation == nil, !(isSilent && isDamaged) {
                 let life = random.within(100...max(200, options.operations))
                 machine.cutAtOperation = machine.operationsEnded + life
             }
@@ -153,13 +191,23 @@ public final class SeedRun {
                 // A pool too tight for even one space.
                 if idleRounds > 1000 { return }
             }
+            // Timers alone are no progress.
+            stepsWithoutEnd = operationsSeen == machine.operationsEnded ? stepsWithoutEnd + 1 : 0
+            operationsSeen = machine.operationsEnded
+            if stepsWithoutEnd > 1_000_000, machine.violation == nil {
+                machine.fail("nothing ends any more\n\(machine.waiting)")
+            }
             if machine.violation != nil { return }
             if machine.isCutDue {
                 guard survive() else { return }
             }
-            if site.clients.submitted > planned + 700 {
+            if site.clients.submitted > planned + 700, !isBeyond, site.isWhole || !isAiling {
                 planned = site.clients.submitted
                 guard controlOperation() || survive() else { return }
+            }
+            if isAiling, machine.operationsEnded > nextAilment {
+                nextAilment = machine.operationsEnded + random.within(20...600)
+                guard ail() || survive() else { return }
             }
         }
     }
@@ -175,6 +223,13 @@ public final class SeedRun {
         machine.cutAtOperation = nil
         machine.onStep = nil
         site.clients.finish()
+        if isBeyond { return finishBeyond() }
+        if isAiling {
+            endFaults()
+            guard site.heal(), site.compareMembers(seed) else { return }
+            // Each begins with the end of a process.
+            if !options.withoutCrashes, !site.compareOpenings(seed, byKill: seed % 2 == 0) { return }
+        }
         guard site.verify(.wholeGrains, sample: &random), site.close(export: false),
             site.recover(), site.verify(.wholeGrains, sample: &random),
             site.leavesNothingBehind()
@@ -189,7 +244,7 @@ public final class SeedRun {
     /// - Returns: false when something is wrong.
     func survive() -> Bool {
         guard machine.violation == nil else { return false }
-        guard machine.isCutDue else {
+        guard machine.isCutDue || isBeyond else {
             machine.fail("an operation was given up though the power is on")
             return false
         }
@@ -198,7 +253,7 @@ public final class SeedRun {
             if random.chance(40) {
                 machine.cutAtNextBoot = random.below(120)
             }
-            if site.recover(), afterRecovery() { return true }
+            if isBeyond ? recoverBeyond() : site.recover(), afterRecovery() { return true }
             guard machine.violation == nil else { return false }
             recoveryCuts += 1
             crash()
@@ -219,14 +274,23 @@ public final class SeedRun {
 
     private func crash() {
         crashes += 1
-        if random.chance(15) {
-            site.killProcess()
-        } else {
-            site.cutPower(policy())
+        defer {
+            for index in machine.disks.indices {
+                // An opening reads tables that have no copy.
+                if isAiling { takeBackLoudFaults(index) }
+                guard machine.disks[index].isUnreachable, random.chance(30) else { continue }
+                machine.reconnect(disk: index, losingCache: policy())
+                atlas.noteBack(index)
+            }
+        }
+        switch random.below(10) {
+        case 0...2: site.killProcess()
+        case 3: site.loseCaches(policy())
+        default: site.cutPower(policy())
         }
     }
 
-    private func policy() -> CutPolicy {
+    func policy() -> CutPolicy {
         switch random.below(8) {
         case 0: .dropAll
         case 1: .keepAll

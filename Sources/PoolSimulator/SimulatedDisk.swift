@@ -14,24 +14,61 @@ import PoolEngine
 ///    4 KiB are written anew.
 /// 6. Requests must be aligned to the sector and inside the disk, and a buffer must not change
 ///    while it is being written: anything else is a violation of the engine's.
+///
+/// Nothing else goes wrong, and no more is drawn, unless a fault is set. ``DiskFault`` has each as
+/// a value, and the numbers go on where the faults are: `SimulatedDisk+Faults.swift` for those that
+/// the disk reports (7 to 11), `SimulatedDisk+SilentFaults.swift` for damage to bytes (12 to 15).
 public struct SimulatedDisk {
-    public let sizeBytes: UInt64
+    /// As it was made, whatever it says at present.
+    public let fullSizeBytes: UInt64
+    /// What the disk says at present.
+    public internal(set) var sizeBytes: UInt64
     public let sectorBytes: Int
     public let supportsDiscard: Bool
 
-    private var durable: DiskImage
-    private var current: DiskImage
-    private var pending: [PendingChange] = []
-    private var inFlight: [InFlight] = []
+    var durable: DiskMedium
+    var current: DiskMedium
+    /// Ascending by completion.
+    var pending: [CachedChange] = []
+    var inFlight: [FlyingOperation] = []
     private var completions: UInt64 = 0
+
+    // MARK: faults that are set
+
     /// Reads that fail now and then; nil: none does, but those of sectors gone bad.
     public var readFaults: ReadFaults?
-    /// By page of 4 KiB. Only ever asked for members.
-    private var badPages: Set<UInt64> = []
-    /// Reads that ended in an error.
-    public private(set) var failedReads = 0
+    /// Writes that fail.
+    public var writeErrors: WriteSelection?
+    /// The next flush fails.
+    public var failsNextFlush = false
+    /// The next flush reports ok and makes nothing durable: no redundancy promises to bear it.
+    public var liesOnce = false
+    /// Writes that are acknowledged and change nothing.
+    public var lostWrites: WriteSelection?
+    /// Writes that are acknowledged and land elsewhere.
+    public var misdirectedWrites: Misdirection?
+    /// How much later than drawn its operations end.
+    public var slowness: Slowness?
+    /// Until when nothing ends.
+    public internal(set) var hanging: Hanging?
+    public internal(set) var isUnreachable = false
+    /// Every flush fails until ``reopen()``.
+    public internal(set) var hasFailedFlush = false
+    /// What ``comeBackAsRemembered()`` restores.
+    var remembered: DiskMedium?
 
-    public struct ReadFaults: Sendable {
+    // MARK: faults that struck
+
+    /// Reads that ended in an error.
+    public internal(set) var failedReads = 0
+    public internal(set) var failedWrites = 0
+    public internal(set) var failedFlushes = 0
+    /// Flushes that lied.
+    public internal(set) var liedFlushes = 0
+    /// How many silent faults have happened; ``silentFaults`` are those that are still there.
+    public internal(set) var silentFaultCount = 0
+
+    public struct ReadFaults: Hashable, Sendable {
         /// Of reads that fail.
         public var percent: Int
         /// Of those, the ones that leave a bad sector behind.
@@ -42,28 +79,13 @@ public struct SimulatedDisk {
         }
     }
 
-    /// What a power cut may take back.
-    private struct PendingChange {
-        var completion: UInt64
-        var offset: UInt64
-        var length: UInt64
-        /// nil: a discard.
-        var payload: Payload?
-    }
-
-    private struct InFlight {
-        var operation: DeviceOperation
-        var payload: Payload?
-        /// Completions before the submission: what a flush makes durable.
-        var barrier: UInt64
-    }
-
     public init(sizeBytes: UInt64, sectorBytes: Int, supportsDiscard: Bool, seed: UInt64) {
         precondition(sectorBytes == 512 || sectorBytes == 4096)
+        fullSizeBytes = sizeBytes
         self.sizeBytes = sizeBytes
         self.sectorBytes = sectorBytes
         self.supportsDiscard = supportsDiscard
-        durable = DiskImage(seed: seed)
+        durable = DiskMedium(image: DiskImage(seed: seed))
         current = durable
     }
 
@@ -74,7 +96,9 @@ public struct SimulatedDisk {
     /// Whether a power cut could leave more than one state.
     public var hasVolatileChanges: Bool {
         !pending.isEmpty
-            || inFlight.contains { [.write, .discard].contains($0.operation.kind) }
+            || inFlight.contains {
+                !$0.isDoomed && [.write, .discard].contains($0.operation.kind)
+            }
     }
 
     // MARK: - operations
@@ -90,7 +114,9 @@ public struct SimulatedDisk {
                 copying: arena.bytes(operation.bufferOffset, Int(operation.lengthBytes)))
         }
         inFlight.append(
-            InFlight(operation: operation, payload: payload, barrier: completions))
+            FlyingOperation(
+                operation: operation, payload: payload, barrier: completions,
+                isDoomed: isUnreachable))
         return nil
     }
 
@@ -100,8 +126,8 @@ public struct SimulatedDisk {
         case .flush:
             return nil
         case .read, .write, .discard:
-            guard operation.lengthBytes > 0, operation.lengthBytes <= sizeBytes,
-                operation.offsetBytes <= sizeBytes - operation.lengthBytes
+            guard operation.lengthBytes > 0, operation.lengthBytes <= fullSizeBytes,
+                operation.offsetBytes <= fullSizeBytes - operation.lengthBytes
             else { return "range beyond the disk" }
             guard operation.offsetBytes % unit == 0, operation.lengthBytes % unit == 0 else {
                 return "not aligned to the \(sectorBytes)-byte sector"
@@ -126,72 +152,84 @@ public struct SimulatedDisk {
         }
         let finished = inFlight.remove(at: at)
         let operation = finished.operation
-        let length = Int(operation.lengthBytes)
         switch operation.kind {
         case .read:
-            guard !failsRead(operation, &random) else { return (.ioError, nil) }
-            let target = unsafe arena.bytes(operation.bufferOffset, length)
-            unsafe current.read(operation.offsetBytes, into: target)
+            guard !isRefused(finished), !failsRead(operation, &random) else {
+                failedReads += 1
+                return (.ioError, nil)
+            }
+            let target = unsafe arena.bytes(operation.bufferOffset, Int(operation.lengthBytes))
+            unsafe current.image.read(operation.offsetBytes, into: target)
             unsafe overlayInFlight(operation.offsetBytes, target, &random)
             return (.ok, nil)
         case .write:
             guard let payload = finished.payload else { return (.ioError, "write without bytes") }
-            let now = unsafe arena.bytes(operation.bufferOffset, length)
-            let same = unsafe memcmp(now.baseAddress!, payload.bytes.baseAddress!, length) == 0
-            completions += 1
-            forgetBadPages(operation)
-            unsafe current.write(operation.offsetBytes, from: payload.bytes)
-            pending.append(
-                PendingChange(
-                    completion: completions, offset: operation.offsetBytes,
-                    length: operation.lengthBytes, payload: payload))
-            return (.ok, same ? nil : "buffer changed while its write was in flight")
-        case .flush:
-            var covered = 0
-            while covered < pending.count, pending[covered].completion <= finished.barrier {
-                Self.apply(pending[covered], to: &durable)
-                covered += 1
+            let wrong =
+                finished.isGivenUp || isUnchanged(payload, operation, arena)
+                ? nil : "buffer changed while its write was in flight"
+            guard !isRefused(finished) else {
+                failedWrites += 1
+                return (.ioError, wrong)
             }
-            pending.removeFirst(covered)
-            return (.ok, nil)
+            return (land(payload, of: operation, &random), wrong)
+        case .flush:
+            return (flush(finished, &random), nil)
         case .discard:
             guard supportsDiscard else { return (.unsupported, nil) }
+            guard !isRefused(finished) else { return (.ioError, nil) }
             // Half of the discards change nothing at all: both are legal for real disks.
             guard random.chance(50) else { return (.ok, nil) }
-            completions += 1
-            let change = PendingChange(
-                completion: completions, offset: operation.offsetBytes,
-                length: operation.lengthBytes, payload: nil)
-            Self.apply(change, to: &current)
-            pending.append(change)
+            cache(operation.range, .discarded)
             return (.ok, nil)
         }
+    }
+
+    /// The engine does without an operation in flight, whose buffer it may use for something else.
+    ///
+    /// - Returns: whether it still ends, some time: nobody asks for what a read finds then.
+    mutating func giveUp(token: UInt32) -> Bool {
+        guard let at = inFlight.firstIndex(where: { $0.operation.token == token }) else {
+            return false
+        }
+        switch inFlight[at].operation.kind {
+        case .write, .discard:
+            inFlight[at].isGivenUp = true
+            return true
+        case .read, .flush:
+            inFlight.remove(at: at)
+            return false
+        }
+    }
+
+    private func isUnchanged(
+        _ payload: Payload, _ operation: DeviceOperation, _ arena: BufferArena
+    ) -> Bool {
+        let now = unsafe arena.bytes(operation.bufferOffset, Int(operation.lengthBytes))
+        return unsafe memcmp(now.baseAddress!, payload.bytes.baseAddress!, now.count) == 0
     }
 
     private mutating func failsRead(
         _ operation: DeviceOperation, _ random: inout SeededRandom
     ) -> Bool {
-        let first = operation.offsetBytes / 4096
-        let last = (operation.offsetBytes + operation.lengthBytes - 1) / 4096
-        var fails = !badPages.isEmpty && (first...last).contains { badPages.contains($0) }
+        var fails = current.damage.isUnreadable(operation.range)
         if let faults = readFaults, random.chance(faults.percent) {
             fails = true
             if random.chance(faults.stayingPercent) {
-                badPages.insert(first + UInt64(random.below(Int(last - first) + 1)))
+                let first = operation.offsetBytes / 4096
+                let last = (operation.offsetBytes + operation.lengthBytes - 1) / 4096
+                let page = first + UInt64(random.below(Int(last - first) + 1))
+                makeUnreadable([page * 4096..<page * 4096 + 4096])
             }
         }
-        if fails { failedReads += 1 }
         return fails
     }
 
-    private mutating func forgetBadPages(_ operation: DeviceOperation) {
-        guard !badPages.isEmpty else { return }
-        let end = (operation.offsetBytes + operation.lengthBytes) / 4096
-        var page = (operation.offsetBytes + 4095) / 4096
-        while page < end {
-            badPages.remove(page)
-            page += 1
-        }
+    /// Takes a change into the cache: the last one that covers a place is what is read there.
+    mutating func cache(_ range: Range<UInt64>, _ content: CachedChange.Content) {
+        completions += 1
+        let change = CachedChange(completion: completions, range: range, content: content)
+        Self.apply(change, to: &current)
+        pending.append(change)
     }
 
     /// A read may catch any sector of a write in flight.
@@ -199,7 +237,7 @@ public struct SimulatedDisk {
         _ offset: UInt64, _ target: UnsafeMutableRawBufferPointer, _ random: inout SeededRandom
     ) {
         let end = offset + UInt64(target.count)
-        for other in inFlight {
+        for other in inFlight where !other.isDoomed {
             guard let payload = other.payload, other.operation.offsetBytes < end else { continue }
             let otherStart = other.operation.offsetBytes
             var at = max(offset, otherStart)
@@ -218,93 +256,18 @@ public struct SimulatedDisk {
         }
     }
 
-    private static func apply(_ change: PendingChange, to image: inout DiskImage) {
-        if let payload = change.payload {
-            unsafe image.write(change.offset, from: payload.bytes)
-        } else {
-            image.forget(change.offset, change.length)
-        }
-    }
-
-    // MARK: - crashes
-
-    /// Power is gone: what is not durable survives as far as `policy` says.
-    public mutating func cutPower(_ policy: CutPolicy, random: inout SeededRandom) {
-        for change in pending { land(change, policy, inFlight: false, &random) }
-        for (change, _) in landingInFlight(&random) {
-            land(change, policy, inFlight: true, &random)
-        }
-        pending.removeAll()
-        inFlight.removeAll()
-        current = durable
-    }
-
-    /// The process is gone, the machine is not: the cache stays, what was in flight may land.
-    public mutating func killProcess(random: inout SeededRandom) {
-        for (change, landed) in landingInFlight(&random) where landed {
-            completions += 1
-            Self.apply(change, to: &current)
-            var cached = change
-            cached.completion = completions
-            pending.append(cached)
-        }
-        inFlight.removeAll()
-    }
-
-    /// What is in flight, in any order, with a coin each.
-    private func landingInFlight(_ random: inout SeededRandom) -> [(PendingChange, Bool)] {
-        var changes: [(PendingChange, Bool)] = []
-        for flying in inFlight {
-            let operation = flying.operation
-            switch operation.kind {
-            case .read, .flush:
-                continue
-            case .discard where !supportsDiscard:
-                continue
-            case .write, .discard:
-                let change = PendingChange(
-                    completion: 0, offset: operation.offsetBytes, length: operation.lengthBytes,
-                    payload: flying.payload)
-                changes.append((change, random.chance(50)))
-            }
-        }
-        changes.shuffle(using: &random)
-        return changes
-    }
-
-    private mutating func land(
-        _ change: PendingChange, _ policy: CutPolicy, inFlight: Bool, _ random: inout SeededRandom
-    ) {
-        switch policy {
-        case .dropAll:
-            return
-        case .keepAll:
-            Self.apply(change, to: &durable)
-        case .keepCompleted:
-            if !inFlight { Self.apply(change, to: &durable) }
-        case .operations(let percent):
-            if random.chance(percent) { Self.apply(change, to: &durable) }
-        case .sectors(let percent):
-            guard let payload = change.payload else {
-                if random.chance(percent) { Self.apply(change, to: &durable) }
-                return
-            }
-            unsafe landSectors(change.offset, payload.bytes, percent, &random)
-        }
-    }
-
-    private mutating func landSectors(
-        _ offset: UInt64, _ bytes: UnsafeRawBufferPointer, _ percent: Int,
-        _ random: inout SeededRandom
-    ) {
-        var at = 0
-        while at < bytes.count {
-            if random.chance(percent) {
-                unsafe durable.write(
-                    offset + UInt64(at),
-                    from: UnsafeRawBufferPointer(rebasing: bytes[at..<at + sectorBytes]))
-            }
-            at += sectorBytes
+    static func apply(_ change: CachedChange, to medium: inout DiskMedium) {
+        let range = change.range
+        switch change.content {
+        case .bytes(let payload, let from):
+            unsafe medium.write(range.lowerBound, from: payload.slice(from, range.count))
+        case .stray(let payload, let from):
+            unsafe medium.write(range.lowerBound, from: payload.slice(from, range.count))
+            medium.damage.add(SilentFault(range, .strayWrite))
+        case .discarded:
+            medium.discard(range.lowerBound, UInt64(range.count))
+        case .missing(let kind):
+            medium.damage.add(SilentFault(range, kind))
         }
     }
 
@@ -313,27 +276,93 @@ public struct SimulatedDisk {
     /// The newest completed bytes, as a read without anything in flight would see them.
     public func contents(_ offset: UInt64, _ count: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)
-        unsafe bytes.withUnsafeMutableBytes { unsafe current.read(offset, into: $0) }
+        unsafe bytes.withUnsafeMutableBytes { unsafe current.image.read(offset, into: $0) }
         return bytes
+    }
+
+    /// What of a range was ever written, in whole pages of 4 KiB; ascending.
+    public func written(_ range: Range<UInt64>) -> [Range<UInt64>] {
+        let page = UInt64(DiskImage.pageBytes)
+        var found: [Range<UInt64>] = []
+        for start in stride(from: range.lowerBound, to: range.upperBound, by: DiskImage.pageBytes)
+        where current.image.isResident(page: start / page) {
+            if let last = found.last, last.upperBound == start {
+                found[found.count - 1] = last.lowerBound..<start + page
+            } else {
+                found.append(start..<start + page)
+            }
+        }
+        return found
     }
 
     /// Changes bytes behind the engine's back, durably: rot.
     public mutating func corrupt(_ offset: UInt64, _ bytes: [UInt8]) {
         unsafe bytes.withUnsafeBytes { source in
-            unsafe current.write(offset, from: source)
-            unsafe durable.write(offset, from: source)
+            unsafe current.spoil(offset, from: source)
+            unsafe durable.spoil(offset, from: source)
         }
     }
 }
 
-/// What a power cut leaves of the writes that were not durable.
-public enum CutPolicy: Hashable, Sendable {
-    case dropAll
-    case keepAll
-    /// Everything completed, nothing in flight.
-    case keepCompleted
-    /// Each write whole or not at all, kept `percent` times in a hundred.
-    case operations(percent: Int)
-    /// Each sector of each write by itself.
-    case sectors(percent: Int)
+/// What a power cut may take back: something that completed and that no flush covers yet.
+struct CachedChange {
+    enum Content {
+        /// Of a payload, from there on.
+        case bytes(Payload, from: Int)
+        /// The same, and it was meant for elsewhere.
+        case stray(Payload, from: Int)
+        case discarded
+        /// A write was acknowledged and nothing changed here: durable, it is a silent fault.
+        case missing(SilentFault.Kind)
+    }
+
+    /// How many had completed with it.
+    var completion: UInt64
+    var range: Range<UInt64>
+    var content: Content
+
+    /// What of it lies inside a range.
+    func clipped(to bounds: Range<UInt64>) -> CachedChange? {
+        let inside = range.clamped(to: bounds)
+        guard !inside.isEmpty else { return nil }
+        var clipped = self
+        clipped.range = inside
+        let skipped = Int(inside.lowerBound - range.lowerBound)
+        switch content {
+        case .bytes(let payload, let from):
+            clipped.content = .bytes(payload, from: from + skipped)
+        case .stray(let payload, let from):
+            clipped.content = .stray(payload, from: from + skipped)
+        case .discarded, .missing:
+            break
+        }
+        return clipped
+    }
+}
+
+struct FlyingOperation {
+    var operation: DeviceOperation
+    var payload: Payload?
+    /// Completions before the submission: what a flush makes durable.
+    var barrier: UInt64
+    /// The disk was away meanwhile: it ends in an error, and what it was to do is over.
+    var isDoomed: Bool
+    /// The engine has been told that it failed.
+    var isGivenUp = false
+}
+
+extension DeviceOperation {
+    var range: Range<UInt64> { offsetBytes..<offsetBytes + lengthBytes }
+}
+
+extension Payload {
+    func slice(_ from: Int, _ count: Int) -> UnsafeRawBufferPointer {
+        unsafe UnsafeRawBufferPointer(rebasing: bytes[from..<from + count])
+    }
+}
+
+extension SilentFault {
+    init(_ range: Range<UInt64>, _ kind: Kind) {
+        self.init(offset: range.lowerBound, length: UInt64(range.count), kind: kind)
+    }
 }

@@ -110,7 +110,8 @@ extension Site {
     func audit() -> Bool {
         var patience = 400
         while machine.violation == nil, let pool {
-            guard let wrong = pool.audit().first ?? Self.audit(pool.status()) else { return true }
+            let wrong = pool.audit().first ?? audit(pool.status())
+            guard let wrong else { return true }
             patience -= 1
             if machine.isCutDue { return false }
             if patience == 0 || !machine.step() { machine.fail("audit: \(wrong)") }
@@ -118,7 +119,7 @@ extension Site {
         return machine.violation == nil
     }
 
-    private static func audit(_ status: Pool.Status) -> String? {
+    private func audit(_ status: Pool.Status) -> String? {
         if status.capacityBytes != status.allocatedBytes + status.freeBytes {
             return "\(status.capacityBytes) bytes are not \(status.allocatedBytes) allocated and "
                 + "\(status.freeBytes) free"
@@ -128,11 +129,12 @@ extension Site {
             return "the disks have \(onDisks) bytes allocated, the pool \(status.allocatedBytes)"
         }
         for disk in status.disks where disk.state != .online || !disk.failure.isEmpty {
+            if hasHadFaults { continue }
             return "disk \(disk.number.rawValue) is \(disk.state): \(disk.failure)"
         }
         for space in status.spaces {
             if !space.reason.isEmpty { return "space \(space.name): \(space.reason)" }
-            if !space.lostDisks.isEmpty { return "space \(space.name) has lost disks" }
+            if !hasHadFaults, !space.lostDisks.isEmpty { return "space \(space.name) has lost disks" }
             if space.mappedBytes > space.sizeBytes { return "space \(space.name) is overfull" }
         }
         return nil

@@ -12,13 +12,32 @@ final class Site {
     /// What was under way: a crash leaves its effect whole, or nothing of it.
     private(set) var pending: PendingControl = .none
     private(set) var recoveries = 0
+    /// The process was killed: what that leaves depends on whether its successor comes to serve
+    /// before the power goes.
+    private var isEndOpen = false
     /// A disk whose reads fail now and then while the pool runs, which every space has to bear.
     var faultyDisk: Int?
     var readFaults = SimulatedDisk.ReadFaults(percent: 3, stayingPercent: 30)
 
+    /// A disk has been asked to leave the pool.
+    var hasHadRetirement = false
+    /// A disk holds wrong bytes that nobody has looked for yet.
+    var isSpoiled = false
+    /// More goes wrong than any space bears: whatever fails, fails.
+    var acceptsErrors = false {
+        didSet { clients.acceptsErrors = acceptsErrors }
+    }
+    /// Disks that the pool has to refuse for good: restored from an older image, or of another
+    /// history. Whoever heals it retires them.
+    var outcasts: Set<Int> = []
+    /// Some disk has been away: what the audits say of disks that serve is all there is.
+    private(set) var hasHadFaults = false
+    /// How often each disk was opened anew.
+    private var openings: [Int: Int] = [:]
+
     static let poolUUID = PoolUUID(high: 0x706f_6f6c, low: 1)
 
-    private static func diskUUID(_ index: Int) -> PoolUUID {
+    static func diskUUID(_ index: Int) -> PoolUUID {
         PoolUUID(high: 0xd15c, low: UInt64(index) + 1)
     }
 
@@ -46,7 +65,12 @@ final class Site {
         members = state.members
         pending = state.pending
         clients.mayRunOutOfRoom = state.mayRunOutOfRoom
+        hasHadFaults = state.hasHadFaults
+        hasHadRetirement = state.hasHadRetirement
+        isSpoiled = state.isSpoiled
+        outcasts = state.outcasts
         clients.crash()
+        noteEnd()
     }
 
     /// What survives a crash outside the disks: what the clients know.
@@ -56,12 +80,18 @@ final class Site {
         var members: [Int]
         var pending: PendingControl
         var mayRunOutOfRoom: Bool
+        var hasHadFaults: Bool
+        var hasHadRetirement: Bool
+        var isSpoiled: Bool
+        var outcasts: Set<Int>
     }
 
     var state: State {
         State(
             spaces: clients.spaces, nextSerial: clients.serials, members: members,
-            pending: pending, mayRunOutOfRoom: clients.mayRunOutOfRoom)
+            pending: pending, mayRunOutOfRoom: clients.mayRunOutOfRoom,
+            hasHadFaults: hasHadFaults, hasHadRetirement: hasHadRetirement,
+            isSpoiled: isSpoiled, outcasts: outcasts)
     }
 
     var isOpen: Bool { pool != nil }
@@ -78,6 +108,11 @@ final class Site {
         afterCrash()
     }
 
+    func loseCaches(_ policy: CutPolicy) {
+        machine.loseCaches(policy)
+        afterCrash()
+    }
+
     /// Opening reads tables that no other disk has: its reads are let through.
     private func armFaults(_ isArmed: Bool) {
         guard let faultyDisk else { return }
@@ -86,13 +121,27 @@ final class Site {
 
     private func afterCrash() {
         pool = nil
+        openings.removeAll()
         armFaults(false)
         clients.crash()
+        noteEnd()
+    }
+
+    private func noteEnd() {
+        isEndOpen = machine.isNothingLost
+        if !isEndOpen { clients.afterCrash(isNothingLost: false) }
     }
 
     // MARK: - control operations
 
-    private func member(_ index: Int) -> Pool.Member {
+    func noteFault() { hasHadFaults = true }
+
+    func removeMember(_ index: Int) { members.removeAll { $0 == index } }
+
+    /// A device that is opened anew is another device.
+    func noteReopened(_ index: Int) { openings[index, default: 0] += 1 }
+
+    func member(_ index: Int) -> Pool.Member {
         Pool.Member(
             device: description(index),
             uuid: Self.diskUUID(index),
@@ -101,8 +150,9 @@ final class Site {
 
     private func description(_ index: Int) -> DeviceDescription {
         let disk = machine.disks[index]
+        let opening = openings[index, default: 0] % (256 / machine.disks.count)
         return DeviceDescription(
-            index: DeviceIndex(UInt16(index)), sizeBytes: disk.sizeBytes,
+            index: DeviceIndex(UInt16(index + opening * machine.disks.count)), sizeBytes: disk.sizeBytes,
             sectorBytes: UInt32(disk.sectorBytes), supportsDiscard: disk.supportsDiscard)
     }
 
@@ -127,7 +177,8 @@ final class Site {
             }
         }
         guard case .refused(let error) = result else { return result }
-        guard clients.mayRunOutOfRoom && error.isShortOfSpace || isAllowed(error) else {
+        guard clients.mayRunOutOfRoom && error.isShortOfSpace || isAllowed(error) || acceptsErrors
+        else {
             machine.fail("\(what): \(error)")
             return nil
         }
@@ -152,7 +203,7 @@ final class Site {
         return done
     }
 
-    private var lastRefusal: String?
+    private var lastRefusal: PoolError?
 
     private func open(
         _ what: String, _ body: @escaping @Sendable (Engine) async throws(PoolError) -> Pool
@@ -162,25 +213,28 @@ final class Site {
             do throws(PoolError) {
                 return .pool(try await body(engine))
             } catch {
-                return .failed("\(error)")
+                return .failed(error)
             }
         }
         switch result {
         case nil:
             return false
-        case .failed(let reason):
-            lastRefusal = reason
+        case .failed(let error):
+            lastRefusal = error
             return false
         case .pool(let opened):
             pool = opened
             pending = .none
+            if isEndOpen { clients.afterCrash(isNothingLost: true) }
+            isEndOpen = false
+            machine.noteOpened()
             return true
         }
     }
 
     private enum OpenResult: Sendable {
         case pool(Pool)
-        case failed(String)
+        case failed(PoolError)
     }
 
     func createSpace(_ name: String, _ shape: SpaceShape) -> Bool {
@@ -289,19 +343,29 @@ final class Site {
 
     /// Boots and opens whatever pool the disks hold.
     ///
+    /// - Parameters:
+    ///   - startsHistory: of what is here, whatever the other disks know.
+    ///   - forgetsWitness: what the witness knew is lost.
+    ///   - isAllowed: refusals that are no violation; the pool is not open then.
     /// - Returns: false when the power went again, or something is wrong.
-    func recover() -> Bool {
+    func recover(
+        startsHistory: Bool = false, forgetsWitness: Bool = false,
+        allowing isAllowed: (PoolError) -> Bool = { _ in false }
+    ) -> Bool {
         recoveries += 1
         machine.boot()
         guard let labelled = labelledDisks() else { return false }
         guard !labelled.isEmpty else { return afterNothingFound() }
         let list = labelled.map(member)
-        let known = machine.witness.first { $0.pool == Self.poolUUID }?.version
+        let known =
+            forgetsWitness ? nil : machine.witness.first { $0.pool == Self.poolUUID }?.version
         let wasPending = pending
         let opened = open("open") { engine async throws(PoolError) in
-            try await Pool.open(engine, members: list, witness: known)
+            try await Pool.open(
+                engine, members: list, witness: known, startsHistory: startsHistory)
         }
         guard opened else {
+            if let lastRefusal, isAllowed(lastRefusal) { return true }
             // A pool half made or half destroyed is no pool: it may say so.
             if lastRefusal != nil, isHalfPool { return afterNothingFound() }
             return orFail("open", false)
@@ -370,8 +434,14 @@ final class Site {
         case .none, .createPool, .destroyPool:
             break
         }
+        // A retired disk may have left before the crash.
+        members.removeAll { index in
+            let uuid = Self.diskUUID(index)
+            return hasHadRetirement && !pool.configuration.disks.contains { $0.uuid == uuid }
+        }
         for space in clients.spaces {
             guard let opened = pool.space(named: space.name) else {
+                if acceptsErrors { continue }
                 let known = pool.status().spaces.first { $0.name == space.name }
                 machine.fail("space \(space.name) is gone: \(known?.reason ?? "unknown")")
                 return false
@@ -381,6 +451,6 @@ final class Site {
         if pool.configuration.spaces.count != clients.spaces.count {
             machine.fail("the pool has a space nobody knows")
         }
-        return audit()
+        return acceptsErrors ? true : audit()
     }
 }

@@ -13,7 +13,9 @@
 ///    with its own acknowledgement under FUA. A crash may leave v unless a durable version
 ///    replaces v; what was in flight may be there or not.
 /// 5. After a crash the first read settles a sector, durably: another crash takes nothing back.
-/// 6. A failed write may be there or not, replaces nothing, and is never durable by itself.
+/// 6. When the process alone ends, and its successor gets to serve before anything else happens,
+///    what was acknowledged is durable, in a space with checksums.
+/// 7. A failed write may be there or not, replaces nothing, and is never durable by itself.
 public struct SpaceModel: Sendable {
     public let serial: UInt64
     public var sectors: Int { history.sectors }
@@ -112,8 +114,11 @@ public struct SpaceModel: Sendable {
 
     /// The machine or the process is gone: what was in flight is as uncertain as a failed write,
     /// and what is durable limits what may be found.
-    public mutating func crash() {
+    ///
+    /// - Parameter isNothingLost: rule 6.
+    public mutating func crash(isNothingLost: Bool = false) {
         now += 1
+        if isNothingLost { flushedUntil = now }
         for sector in unsettledSectors() {
             let all = history[sector].entries
             history[sector].entries = all.filter { entry in

@@ -3,7 +3,9 @@ import PoolFormat
 
 /// The journal, its checkpoints, and the pieces that hold a space's metadata.
 extension Workload {
-    static let metadata = [checkpoint, busyCheckpoint, wrap, grants, neighbours]
+    static let metadata = [
+        checkpoint, busyCheckpoint, freshCheckpoint, wrap, grants, neighbours,
+    ]
 
     /// A journal that fills up to the end of its first piece, and is retired by checkpoints.
     static let checkpoint = Workload("checkpoint") { stage in
@@ -20,7 +22,7 @@ extension Workload {
     }.with { $0.sectorBytes = [4096] }
 
     /// One batch of the journal each.
-    private static func commits(_ stage: Stage, _ count: Int) {
+    static func commits(_ stage: Stage, _ count: Int) {
         for round in 0..<count {
             stage.write((round * 8) % 512..<(round * 8) % 512 + 8, fua: true)
             stage.finish()
@@ -52,6 +54,38 @@ extension Workload {
         $0.limits.checkpointPages = 1
     }
 
+    /// Checkpoints under the first writes of blocks: no dirty mark makes up for a value that is
+    /// lost, nor for one without its bytes.
+    static let freshCheckpoint = Workload("fresh-checkpoint") { stage in
+        stage.begin(Stage.shape(.simple, grains: 60))
+        for grain in stride(from: 0, to: 60, by: 3) {
+            stage.write(grain * 2048..<grain * 2048 + 8)
+            stage.finish()
+        }
+        stage.sync()
+    } body: { stage in
+        /// Of the `number`-th page in turn.
+        func fresh(_ number: Int, block: Int) -> Range<Int> {
+            let start = number * 7 % 20 * 3 * 2048 + block * 8
+            return start..<start + 8
+        }
+        for round in 0..<8 {
+            for number in round * 3..<round * 3 + 3 {
+                stage.write(fresh(number, block: 1 + round), fua: true)
+            }
+            stage.steps(6)
+            stage.write(fresh(max(0, round * 3 - 5), block: 100 + round))
+            // A commit that waits for no data: the journal overtakes the page.
+            stage.write(round % 4 * 2..<round % 4 * 2 + 2, fua: true)
+            stage.steps(6)
+        }
+        stage.flush()
+    }.with {
+        $0.diskCount = 3
+        $0.limits.requestsInFlight = 128
+        $0.limits.checksumPages = 16
+    }
+
     /// The journal's ring starts over, with batches of several blocks that do not fit its end.
     static let wrap = Workload("wrap") { stage in
         stage.begin(Stage.shape(.mirror2))
@@ -69,10 +103,12 @@ extension Workload {
     }
 
     /// The first writes of all to a space, and to the grains of its second checksum piece: slab
-    /// group, group, map and checksum pieces are granted while requests wait.
+    /// group, group, map and checksum pieces are granted while requests wait. Of the second space's
+    /// first group one slab lies on a disk that gets no data yet, and no flush for any.
     static let grants = Workload("grants") { stage in
-        stage.begin(Stage.shape(.mirror2, grains: 400))
+        stage.begin(Stage.shape(.mirror2, grains: 400), Stage.shape(.simple, columns: 3))
     } body: { stage in
+        stage.write(130..<140, space: 1, fua: true)
         stage.write(0..<16)
         stage.write(390 * 2048..<390 * 2048 + 16)
         stage.steps(6)

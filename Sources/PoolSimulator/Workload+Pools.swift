@@ -4,7 +4,8 @@ import PoolFormat
 /// Pools, disks and spaces come and go, most of it while clients go on.
 extension Workload {
     static let pools = [
-        configuration, exports, addDisk, destroySpace, release, grow, shrink, shrinkFar, fixed,
+        configuration, exports, addDisk, destroySpace, release, grow, shrink, shrinkFar, busyShrink,
+        fixed,
     ]
 
     /// Pool creation, space creation and destruction, a disk added, export and reopening.
@@ -170,6 +171,25 @@ extension Workload {
         stage.write(390 * 2048 + 16..<390 * 2048 + 48)
         stage.sync()
     }
+
+    /// A space shrinks while clients write blocks for the first time: every page is checkpointed
+    /// with values that are not durable, whose bytes lie on a disk that no checkpoint flushes.
+    static let busyShrink = Workload("busy-shrink") { stage in
+        stage.begin(Stage.shape(.simple, grains: 40))
+        for grain in [0, 3, 30] { stage.write(grain * 2048..<grain * 2048 + 8) }
+        stage.sync()
+        stage.trim(stage.grain(30))
+    } body: { stage in
+        let shrunk = stage.busy({ count in
+            // With pauses, in which pages come to rest; and no block twice.
+            guard count < 240, count % 2 == 0 else { return }
+            let start = count % 4 / 2 * 3 * 2048 + 8 + count * 8
+            stage.write(start..<start + 8)
+        }, during: { stage.site.resizeSpace("a", grains: 10) })
+        guard shrunk else { return }
+        stage.write(9 * 2048 + 50..<9 * 2048 + 130)
+        stage.sync()
+    }.with { $0.diskCount = 3 }
 
     /// A fixed space has its room from the start, keeps it through trims, and grows by whole groups.
     static let fixed = Workload("fixed") { stage in

@@ -73,12 +73,12 @@ extension Workload {
     static let compaction = Workload("compaction") { stage in
         twoSparseGroups(stage)
     } body: { stage in
-        // So that the move of a grain is met at each of its steps.
-        for round in 0..<6 {
-            stage.steps(7)
+        // One after the other: the move of a grain is met at each of its steps.
+        for round in 0..<12 {
+            stage.steps(4)
             stage.write(256 * 2048 + round * 24..<256 * 2048 + round * 24 + 12)
-            stage.read(257 * 2048..<257 * 2048 + 256)
-            if round % 3 == 2 { stage.flush() }
+            if round % 4 == 1 { stage.read(257 * 2048..<257 * 2048 + 256) }
+            if round % 6 == 5 { stage.flush() }
         }
         stage.finish()
         stage.steps(60)
@@ -90,7 +90,10 @@ extension Workload {
         stage.flush()
         stage.steps(40)
         stage.read(stage.grain(256))
-    }.with { $0.limits = compacting }
+    }.with { $0.limits = compacting }.with {
+        // The target lies where neither the metadata does nor the source: nothing else flushes it.
+        $0.diskCount = 4
+    }
 
     /// The same while a write of another space waits for the room.
     static let compactionUnderPressure = Workload("compaction-under-pressure") { stage in
@@ -114,7 +117,7 @@ extension Workload {
         $0.limits.compactAfterNs = 3_600_000_000_000
     }
 
-    private static var compacting: Limits {
+    static var compacting: Limits {
         var limits = smallLimits
         limits.compactAfterNs = 2_000_000
         limits.compactGrainNs = 100_000
@@ -125,7 +128,7 @@ extension Workload {
     }
 
     /// Grains 256 to 258 are all that is in the second group; the pool has no other slab left.
-    private static func twoSparseGroups(_ stage: Stage) {
+    static func twoSparseGroups(_ stage: Stage) {
         stage.begin(
             Stage.shape(.mirror2, grains: 260), Stage.shape(.mirror2, whenFull: .wait))
         for grain in 0..<256 {
@@ -141,5 +144,7 @@ extension Workload {
         }
         stage.write(256 * 2048 + 100..<256 * 2048 + 140)
         stage.sync()
+        // Of the discards: what follows is of the grains that move.
+        stage.calm()
     }
 }

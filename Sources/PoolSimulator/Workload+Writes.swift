@@ -4,8 +4,8 @@ import PoolFormat
 /// Writes, FLUSH and FUA, and what a crash leaves of them.
 extension Workload {
     static let writes = [
-        overlap, allocation, fua, fuaAndFlush, unaligned, mixedSectors, striped, resync, plain,
-        afterKill, cleaning,
+        overlap, allocation, rewrite, fua, fuaAndFlush, unaligned, mixedSectors, striped, resync, plain,
+        afterKill, cleaning, cleaningElsewhere,
     ]
 
     /// Overlapping writes of several clients on a mirror.
@@ -47,6 +47,25 @@ extension Workload {
         stage.write(6 * 2048..<6 * 2048 + 8)
         stage.flush()
     }.with { $0.diskCount = 4 }
+
+    /// Blocks that are written again, and trimmed, before their first value is durable.
+    static let rewrite = Workload("rewrite") { stage in
+        someData(stage)
+    } body: { stage in
+        for round in 0..<4 {
+            let start = 4096 + round * 20
+            stage.write(start..<start + 24)
+            stage.finish()
+            stage.write(start + 4..<start + 20)
+            stage.steps(round)
+            stage.trim(start + 8..<start + 16)
+            stage.write(start + 8..<start + 40)
+            stage.finish()
+        }
+        stage.sync()
+        stage.write(4096..<4104)
+        stage.finish()
+    }
 
     /// FUA writes among writes without, and FLUSHes of several clients.
     static let fua = Workload("fua") { stage in
@@ -191,18 +210,38 @@ extension Workload {
 
     /// Regions are marked, cleaned, and written to again while that is under way.
     static let cleaning = Workload("cleaning") { stage in
-        stage.begin(Stage.shape(.mirror2, grains: 40))
+        threeRegions(stage, .mirror2)
+    } body: { stage in
+        cleaningBody(stage)
+    }.with { $0.limits.cleanAfterNs = 200_000 }
+
+    /// The same on a disk without metadata: no flush of the journal makes a region's writes durable.
+    static let cleaningElsewhere = Workload("cleaning-elsewhere") { stage in
+        threeRegions(stage, .simple)
+    } body: { stage in
+        cleaningBody(stage)
+    }.with {
+        $0.diskCount = 3
+        $0.limits.cleanAfterNs = 200_000
+    }
+
+    private static func threeRegions(_ stage: Stage, _ resiliency: ResiliencyKind) {
+        stage.begin(Stage.shape(resiliency, grains: 40))
         for region in 0..<3 { stage.write(region * 16 * 2048..<region * 16 * 2048 + 64) }
         stage.sync()
-    } body: { stage in
-        for round in 0..<4 {
+    }
+
+    private static func cleaningBody(_ stage: Stage) {
+        for round in 0..<6 {
             for region in 0..<3 {
                 let start = region * 16 * 2048 + round * 8
                 stage.write(start..<start + 16)
                 stage.steps(3)
             }
+            // Else some still wait for their marks.
+            if round % 2 == 0 { stage.finish() }
             stage.flush()
             stage.steps(12)
         }
-    }.with { $0.limits.cleanAfterNs = 200_000 }
+    }
 }

@@ -14,6 +14,12 @@ public struct Workload: Sendable {
     var limits = Workload.smallLimits
     /// Its preparation cuts the power or kills the process.
     var crashesByItself = false
+    /// It opens the pool without one of its disks: what is missed then shows as after a crash.
+    var opensDegraded = false
+    /// Of a long one every so many boundaries are cut, unless all are asked for.
+    var cutStride = 1
+    /// It finds something that is not mended yet: it is run by its name only.
+    public var isUnproven = false
     /// Refusals for want of room are no violation.
     var mayRunOutOfRoom = false
     /// What happens before the first cut.
@@ -37,7 +43,9 @@ public struct Workload: Sendable {
         return changed
     }
 
-    public static let all: [Workload] = writes + zeroes + metadata + pools + room
+    public static let all: [Workload] =
+        writes + zeroes + metadata + pools + room + departures + leaving + away + returns + healing
+        + strangers + stalls
 
     public static func named(_ name: String) -> Workload? { all.first { $0.name == name } }
 
@@ -48,6 +56,7 @@ public struct Workload: Sendable {
         limits.checksumPages = 32
         limits.journalPieces = 2
         limits.unflushedBlocks = 512
+        limits.restartLogBytes = 16 << 10
         limits.dirtyRegions = 2
         limits.cleanAfterNs = 3_000_000
         limits.checkpointPages = 4
@@ -125,6 +134,12 @@ final class Stage {
         return control()
     }
 
+    /// A fault that the spaces have to bear.
+    func fault(_ fault: DiskFault, disk index: Int) {
+        machine.set(fault, disk: index)
+        site.noteFault()
+    }
+
     // MARK: - requests
 
     func write(_ sectors: Range<Int>, space: Int = 0, fua: Bool = false) {
@@ -151,6 +166,11 @@ final class Stage {
 
     /// Lets a number of device operations end.
     func steps(_ count: Int) { machine.drain(steps: count) }
+
+    /// Waits until next to nothing is under way: of the engine's own work its beginnings are left.
+    func calm() {
+        while machine.disks.reduce(0, { $0 + $1.operationsInFlight }) > 8, machine.step() {}
+    }
 
     /// Waits for every reply.
     func finish() { site.clients.finish() }

@@ -6,7 +6,8 @@ struct PoolCommand: ParsableCommand {
         commandName: "pool", abstract: "Pools: sets of disks.",
         subcommands: [
             PoolCreate.self, PoolLs.self, PoolStatusCommand.self, PoolAdd.self,
-            PoolExport.self, PoolImport.self, PoolDestroy.self, PoolGet.self, PoolSet.self,
+            PoolExport.self, PoolImport.self, PoolDestroy.self, PoolScrub.self,
+            PoolRebalance.self, PoolRepair.self, PoolGet.self, PoolSet.self,
         ])
 }
 

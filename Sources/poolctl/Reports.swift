@@ -47,7 +47,8 @@ enum Reports {
         } else {
             lines += ["", spaces(pool.spaces)]
         }
-        if !pool.jobs.isEmpty { lines += ["", jobs(pool.jobs)] }
+        let jobs = shown(pool.jobs)
+        if !jobs.isEmpty { lines += ["", self.jobs(jobs)] }
         return lines.joined(separator: "\n")
     }
 
@@ -172,38 +173,22 @@ enum Reports {
 
     static func settings(_ list: SettingList) -> String {
         var lines: [String] = []
+        let width = (list.settings.map(\.key.count).max() ?? 0) + 2
         for setting in list.settings {
             let isDefault = setting.value == setting.default
             lines += Terminal.wrapped(
                 NameRules.printableLine(setting.value)
                     + (isDefault ? " (default)" : " (default: \(setting.default))"),
-                first: "\(setting.key): ".padded(to: 12))
+                first: "\(setting.key): ".padded(to: width))
             lines += Terminal.wrapped(
-                NameRules.printableLine(setting.meaning), first: "".padded(to: 12))
+                NameRules.printableLine(setting.meaning), first: "".padded(to: width))
         }
         return lines.joined(separator: "\n")
     }
 
     // MARK: - parts
 
-    static func jobs(_ jobs: [JobStatus]) -> String {
-        var table = TextTable([
-            .left("JOB"), .name("SUBJECT"), .left("STATE"), .right("DONE"), .right("LEFT"),
-        ])
-        for job in jobs {
-            let percent = Int((min(max(job.progress, 0), 1) * 100).rounded(.down))
-            table.add([
-                job.kind, NameRules.printable(job.subject), job.state, "\(percent) %",
-                job.etaSeconds.map(DurationText.format) ?? "-",
-            ])
-        }
-        let remarks = jobs.filter { !$0.reason.isEmpty }.flatMap { job in
-            Terminal.wrapped(remark(job.reason, job.action), first: "\(job.kind): ")
-        }
-        return ([table.text] + remarks).joined(separator: "\n")
-    }
-
-    private static func remark(_ reason: String, _ action: String) -> String {
+    static func remark(_ reason: String, _ action: String) -> String {
         NameRules.printableLine(action.isEmpty ? reason : "\(reason); \(action)")
     }
 

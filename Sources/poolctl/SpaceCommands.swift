@@ -22,7 +22,8 @@ struct SpaceCreate: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "simple (one copy) or mirror2 (two copies, survives the loss of one disk).",
+            "simple (one copy), mirror2 (two, survives the loss of one disk) or mirror3 (three, of "
+                + "two disks).",
             valueName: "kind"))
     var resiliency: Resiliency
 

@@ -42,11 +42,17 @@ struct Poold: ParsableCommand {
             valueName: "n"))
     var shards: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "How long a disk may take to answer before its pool does without it (default: 30).",
+            valueName: "seconds"))
+    var diskTimeout: String?
+
     // Part of the interface; anything but what is here is refused.
     @Option(help: .hidden) var cluster: String?
     @Option(help: .hidden) var node: String?
 
-    static let fileOptions = ["dir", "nbd", "engine", "shards", "cluster", "node"]
+    static let fileOptions = ["dir", "nbd", "engine", "shards", "disk-timeout", "cluster", "node"]
 
     static func main() {
         do {
@@ -87,6 +93,9 @@ struct Poold: ParsableCommand {
             directory: "/" + parts.joined(separator: "/"), nbd: addresses)
         if let engine = value(engine, "engine") { try options.chooseEngine(engine) }
         if let shards = value(shards, "shards") { try options.chooseShards(shards) }
+        if let seconds = value(diskTimeout, "disk-timeout") {
+            try options.chooseDiskTimeout(seconds)
+        }
         return options
     }
 

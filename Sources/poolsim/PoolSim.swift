@@ -16,7 +16,7 @@ struct PoolSim: ParsableCommand {
     @Option(help: "Replay one seed and print what it did.")
     var seed: UInt64?
 
-    @Option(help: "Run a range of seeds, FIRST..LAST.")
+    @Option(help: "Run a range of seeds, FIRST..LAST; of --mutant, look for it with these only.")
     var seeds: String?
 
     @Option(help: "How many seeds to run.")
@@ -37,14 +37,20 @@ struct PoolSim: ParsableCommand {
     @Flag(help: "Cut the power at every device-I/O boundary of bounded workloads.")
     var exhaustive = false
 
-    @Option(help: "Only this workload of --exhaustive, or of --mutant.")
+    @Option(help: "Only this workload, of --exhaustive or --mutant.")
     var workload: String?
+
+    @Flag(help: "List the workloads of --exhaustive.")
+    var workloadNames = false
 
     @Option(help: "Seeded fates of the volatile writes at each boundary, beside none and all.")
     var fates = 4
 
-    @Option(help: "Cut every n-th boundary only.")
-    var stride = 1
+    @Option(
+        help: ArgumentHelp(
+            "Cut every n-th boundary only (default: all, but fewer of long workloads).",
+            valueName: "n"))
+    var stride: Int?
 
     @Option(help: "Of every n-th cut, cut the recovery at each of its boundaries too.")
     var recoveryStride: Int?
@@ -52,11 +58,29 @@ struct PoolSim: ParsableCommand {
     @Option(help: "Cut this boundary only; with --verbose, print what follows.")
     var boundary: Int?
 
-    @Flag(help: "Run every mutant; each must be found, without a crash or only with one.")
+    @Flag(help: "Of seeds: more faults than any resiliency bears; reads may fail, and are never wrong.")
+    var beyond = false
+
+    @Flag(help: "Of seeds: disks that lie or are slow, too, and of every tenth more than is borne.")
+    var allFaults = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Make so many blocks of mirrors wrong without a word, and count what is found.",
+            valueName: "n"))
+    var silentFaults: Int?
+
+    @Flag(help: "Lose every set of disks that mirrors bear, and one more, at every kind of moment.")
+    var tolerance = false
+
+    @Flag(help: "Look for every mutant, where and as it is known to be found.")
     var mutants = false
 
-    @Option(help: "Run one mutant.")
+    @Option(help: "Look for one mutant.")
     var mutant: String?
+
+    @Flag(help: "List the mutants.")
+    var mutantNames = false
 
     @Flag(help: "Print everything that happens.")
     var verbose = false
@@ -69,7 +93,7 @@ struct PoolSim: ParsableCommand {
             let names = Workload.all.map(\.name).joined(separator: ", ")
             throw ValidationError("no workload \"\(workload)\": \(names)")
         }
-        if operations < 1 || fates < 0 || stride < 1 || count == 0 || recoveryStride ?? 1 < 1 {
+        if operations < 1 || fates < 0 || stride ?? 1 < 1 || count == 0 || recoveryStride ?? 1 < 1 {
             throw ValidationError("--operations, --stride and --count are at least 1")
         }
         if let shards, !(1...4).contains(shards) {
@@ -85,12 +109,18 @@ struct PoolSim: ParsableCommand {
     }
 
     func run() throws {
+        if mutantNames { return say(MutantRun.names.joined(separator: "\n")) }
+        if workloadNames { return say(Self.proven.map(\.name).joined(separator: "\n")) }
         Watchdog.start()
         let good: Bool
         if let mutant {
             good = runMutants([mutant])
         } else if mutants {
             good = runMutants(MutantRun.names)
+        } else if let silentFaults {
+            good = runSilentFaults(silentFaults)
+        } else if tolerance {
+            good = runTolerance()
         } else if exhaustive || workload != nil {
             good = runExhaustive()
         } else if let seed {
@@ -120,9 +150,11 @@ struct PoolSim: ParsableCommand {
         options.withoutCrashes = withoutCrashes
         options.verbose = verbose
         options.shards = shards
+        if beyond { options.isBeyond = true }
+        options.hasAllFaults = allFaults
         let clock = ContinuousClock()
         let start = clock.now
-        var totals = (operations: 0, devices: 0, crashes: 0, recovery: 0, seeds: 0)
+        var totals = (operations: 0, devices: 0, crashes: 0, recovery: 0, faults: 0, seeds: 0)
         var progress = ProgressLine()
         var seed = range.lowerBound
         while true {
@@ -132,6 +164,7 @@ struct PoolSim: ParsableCommand {
             totals.devices += result.deviceOperations
             totals.crashes += result.crashes
             totals.recovery += result.cutsDuringRecovery
+            totals.faults += result.faults
             totals.seeds += 1
             if detailed {
                 say(
@@ -139,7 +172,8 @@ struct PoolSim: ParsableCommand {
                         + "\(result.deviceOperations) device operations, \(result.crashes) crashes "
                         + "(\(result.cutsDuringRecovery) during recovery), "
                         + "\(result.refusedForRoom) refused for room, "
-                        + "\(result.failedReads) reads failed")
+                        + "\(result.failedReads) reads failed, \(result.faults) faults, "
+                        + "\(result.failedRequests) requests failed")
             }
             if let violation = result.violation {
                 progress.clear()
@@ -155,17 +189,20 @@ struct PoolSim: ParsableCommand {
         say(
             "\(totals.seeds) seeds: \(totals.operations) operations, \(totals.devices) device "
                 + "operations, \(totals.crashes) crashes (\(totals.recovery) during recovery), "
-                + "no violation, \(Self.seconds(clock.now - start)) s")
+                + "\(totals.faults) faults, no violation, \(Self.seconds(clock.now - start)) s")
         return true
     }
 
     private var replayOptions: String {
         (operations == 5_000 ? "" : "--operations \(operations) ")
             + (withoutCrashes ? "--without-crashes " : "")
+            + (beyond ? "--beyond " : "") + (allFaults ? "--all-faults " : "")
             + (shards.map { "--shards \($0) " } ?? "")
     }
 
     // MARK: - exhaustive
+
+    private static var proven: [Workload] { Workload.all.filter { !$0.isUnproven } }
 
     private func runExhaustive() -> Bool {
         let chosen = workload.flatMap(Workload.named)
@@ -182,7 +219,7 @@ struct PoolSim: ParsableCommand {
         options.verbose = verbose
         var states = 0
         let clock = ContinuousClock()
-        for workload in chosen.map({ [$0] }) ?? Workload.all {
+        for workload in chosen.map({ [$0] }) ?? Self.proven {
             let start = clock.now
             Watchdog.begin("--workload \(workload.name) --fates \(fates)")
             let report = Exhaustive(workload, options: options).run()
@@ -204,35 +241,83 @@ struct PoolSim: ParsableCommand {
         return true
     }
 
+    // MARK: - faults
+
+    private func runSilentFaults(_ count: Int) -> Bool {
+        let clock = ContinuousClock()
+        let start = clock.now
+        Watchdog.begin("--silent-faults \(count) --from \(from)")
+        var progress = ProgressLine()
+        let report = SilentFaultRun(seed: from).run(faults: count) {
+            progress.show("\($0.injected) faults")
+        }
+        progress.clear()
+        say(
+            "\(report.injected) silent faults in \(report.rounds) rounds: \(report.rotten) blocks "
+                + "rotten, \(report.lostWrites) writes lost, \(report.misdirectedWrites) blocks wrong "
+                + "by writes gone astray")
+        say(
+            "put right: \(report.repairedByReads) by reads, \(report.repairedByScrub) by scrubs; left: "
+                + "\(report.left); wrong bytes: \(report.violation == nil ? "none" : "some"), "
+                + "\(Self.seconds(clock.now - start)) s")
+        if let violation = report.violation { say("VIOLATION: \(violation)") }
+        return report.isGood
+    }
+
+    private func runTolerance() -> Bool {
+        let clock = ContinuousClock()
+        let start = clock.now
+        var (borne, lost, online) = (0, 0, 0)
+        for wanted in ToleranceRun.cases(copies: 2) + ToleranceRun.cases(copies: 3) {
+            Watchdog.begin("--tolerance (\(wanted))")
+            let outcome = ToleranceRun(wanted, seed: from).run()
+            if let violation = outcome.violation {
+                say("\(wanted): VIOLATION: \(violation)")
+                return false
+            }
+            if wanted.isBearable { borne += 1 } else { lost += 1 }
+            online += outcome.spacesOnline
+        }
+        say(
+            "\(borne) sets of disks within the tolerance: nothing lost; \(lost) beyond it: no wrong "
+                + "bytes, \(online) spaces went on, \(Self.seconds(clock.now - start)) s")
+        return true
+    }
+
     // MARK: - mutants
 
     private func runMutants(_ names: [String]) -> Bool {
         var run = MutantRun()
-        run.onlyWorkload = workload
-        if let count { run.seeds = from...(from &+ count &- 1 < from ? from : from + count - 1) }
+        if let workload = workload.flatMap(Workload.named) { run.search = .workload(workload) }
+        if let range = seeds.flatMap(Self.range) { run.search = .seeds(range) }
         if verbose {
             run.progress = { line in
                 say("    \(line)")
                 fflush(nil)
             }
         }
+        let clock = ContinuousClock()
         var killed = 0
         for name in names {
             Watchdog.begin("--mutant \(name)")
+            let start = clock.now
             guard let outcome = run.run(name) else { continue }
             if outcome.isGood { killed += 1 }
-            if let found = outcome.foundWithoutCrashes {
-                let what = outcome.isPlain ? "killed without a crash" : "needs no crash, but should"
-                say("\(name): \(what): \(found)")
-            } else if let by = outcome.killedBy {
-                let what = outcome.isPlain ? "needs a crash, but should not" : "killed"
-                say("\(name): \(what) by \(by)")
-            } else {
-                say("\(name): SURVIVED")
-            }
+            say("\(name): \(Self.verdict(outcome)), \(Self.seconds(clock.now - start)) s")
         }
         say("\(killed) of \(names.count) mutants killed")
         return killed == names.count
+    }
+
+    private static func verdict(_ outcome: MutantRun.Outcome) -> String {
+        let odd = outcome.isOdd ? ", FOR ANOTHER REASON" : ""
+        if let found = outcome.foundWithoutCrashes {
+            let what = outcome.isPlain ? "killed without a crash" : "NEEDS NO CRASH, but should"
+            return "\(what)\(odd): \(found)"
+        }
+        guard let found = outcome.killedBy else { return "SURVIVED" }
+        let what = outcome.isPlain ? "NEEDS A CRASH, but should not" : "killed"
+        return "\(what)\(odd): \(found)"
     }
 
     private static func seconds(_ duration: Duration) -> String {

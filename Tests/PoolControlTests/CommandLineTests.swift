@@ -22,6 +22,18 @@ import Testing
         ["disk", "set", "tank", "disk1"], ["space", "set", "tank/v"], ["space", "resize"],
         ["space", "resize", "tank/v"], ["space", "resize", "tank/v", "1X"],
         ["space", "resize", "tank/v", "1G", "2G"], ["explain"], ["explain", "tank/v", "tank/w"],
+        ["pool", "scrub"], ["pool", "scrub", "tank", "tank"],
+        ["pool", "scrub", "tank", "--wait", "--pause"],
+        ["pool", "scrub", "tank", "--pause", "--resume"],
+        ["pool", "scrub", "tank", "--pause", "--rate", "1M"],
+        ["pool", "scrub", "tank", "--rate", "0"], ["pool", "scrub", "tank", "--rate", "fast"],
+        ["pool", "rebalance"], ["pool", "rebalance", "tank", "x"], ["pool", "repair"],
+        ["pool", "repair", "tank", "--now"], ["disk", "offline", "tank"],
+        ["disk", "offline", "tank", "disk1", "disk2"], ["disk", "online", "tank"],
+        ["disk", "online", "tank", "disk1", "--force"], ["disk", "retire", "tank"],
+        ["disk", "retire", "tank", "disk1", "/d"], ["disk", "replace", "tank"],
+        ["disk", "replace", "tank", "disk1"], ["disk", "replace", "tank", "disk1", "/d", "/e"],
+        ["disk", "replace", "tank", "disk1", "/d", "--create-size", "x"],
     ])
     func usageErrorsExitWith64(_ arguments: [String]) {
         let error = #expect(throws: (any Error).self) { try Poolctl.parseAsRoot(arguments) }
@@ -39,8 +51,10 @@ import Testing
         (["frobnicate"], "there is no verb 'frobnicate'", "pool, disk"),
         (["pol", "ls"], "there is no verb 'pol'", "did you mean 'poolctl pool'?"),
         (["pool", "craete", "tank", "/d"], "verb 'pool craete'", "'poolctl pool create'"),
-        (["pool", "scrub", "tank", "--wait"], "there is no verb 'pool scrub'", "verbs are"),
-        (["disk", "offline", "tank", "disk1", "--force"], "no verb 'disk offline'", "ls, set"),
+        (["pool", "scurb", "tank"], "there is no verb 'pool scurb'", "'poolctl pool scrub'"),
+        (["pool", "fsck", "tank", "--wait"], "there is no verb 'pool fsck'", "verbs are"),
+        (["disk", "replce", "tank"], "no verb 'disk replce'", "'poolctl disk replace'"),
+        (["disk", "eject", "tank", "disk1", "--force"], "no verb 'disk eject'", "ls, set, offline"),
         (["space", "xyz", "--size", "1G"], "there is no verb 'space xyz'", "resize"),
         (["tier", "status", "tank/v"], "there is no verb 'tier'", ""),
         (["--json", "pool", "ls"], "'--json' stands where a verb should", "options behind"),
@@ -114,7 +128,7 @@ import Testing
     }
 
     @Test(arguments: [
-        ["--resiliency", "parity1"], ["--resiliency", "mirror3"],
+        ["--resiliency", "parity1"], ["--resiliency", "parity2"],
         ["--resiliency", "simple", "--ssd-tier", "1G"],
         ["--resiliency", "simple", "--write-cache", "1G"],
     ])
@@ -122,9 +136,45 @@ import Testing
         let arguments = ["space", "create", "tank/v", "--size", "1G"] + options
         #expect(try Poolctl.parseAsRoot(arguments) is SpaceCreate)
         let help = Poolctl.helpMessage(for: SpaceCreate.self)
-        for word in ["parity", "tier", "cache", "mirror3"] {
+        for word in ["parity", "tier", "cache"] {
             #expect(!help.contains(word), "help offers \(word)")
         }
+        #expect(Resiliency.allValueStrings == ["simple", "mirror2", "mirror3"])
+        #expect(help.contains("mirror3"))
+    }
+
+    /// Each verb for disks and jobs, as it is written when it is right.
+    static let jobVerbs: [[String]] = [
+        ["pool", "scrub", "tank"], ["pool", "scrub", "tank", "--wait", "--rate", "50M"],
+        ["pool", "scrub", "tank", "--pause"], ["pool", "scrub", "tank", "--resume", "--rate", "1G"],
+        ["pool", "rebalance", "tank", "--wait"], ["pool", "repair", "tank", "--wait"],
+        ["disk", "offline", "tank", "disk1", "--force"], ["disk", "online", "tank", "disk1"],
+        ["disk", "retire", "tank", "disk1", "--wait"],
+        ["disk", "replace", "tank", "disk1", "/d", "--wait", "--force", "--create-size", "1G"],
+    ]
+
+    @Test(arguments: jobVerbs) func withoutADaemonNothingIsWaitedFor(_ arguments: [String]) throws {
+        for json in [[], ["--json"]] {
+            var command = try Poolctl.parseAsRoot(arguments + json + ["--dir", "/nonexistent"])
+            let failure = #expect(throws: ControlFailure.self) { try command.run() }
+            #expect(failure?.kind == .unavailable)
+            #expect(failure?.hint == "start one: poold --dir /nonexistent")
+        }
+    }
+
+    @Test(arguments: jobVerbs) func aBadPoolIsRefusedHere(_ arguments: [String]) throws {
+        var mistyped = arguments
+        mistyped[2] = "../tank"
+        var command = try Poolctl.parseAsRoot(mistyped + ["--dir", "/nonexistent"])
+        let failure = #expect(throws: ControlFailure.self) { try command.run() }
+        #expect(failure?.kind == .invalid)
+    }
+
+    @Test func whatIsReplacedIsADiskAndTheNewOneAPath() throws {
+        let command = try Poolctl.parseAsRoot(["disk", "replace", "tank", "disk1", "/a/./disk2"])
+        let replace = try #require(command as? DiskReplace)
+        #expect(Paths.disk(replace.old) == "disk1" && Paths.absolute(replace.new) == "/a/disk2")
+        #expect(!replace.force && !replace.waiting.wait && replace.createSize == nil)
     }
 
     @Test func destroyingTakesAYes() throws {

@@ -1,4 +1,5 @@
 import Foundation
+import Logging
 import PoolControl
 import PoolFormat
 import Testing
@@ -127,5 +128,67 @@ struct TemporaryFolder: ~Copyable {
         #expect(known.pools.map(\.name) == ["b"])
         try DurableFile.replace(directory.knownPools, with: Data("{\"version\":1".utf8))
         #expect(throws: ControlFailure.self) { try KnownPools.load(directory.knownPools) }
+    }
+}
+
+/// What a killed daemon finds of itself.
+@Suite struct RestartFolderTests {
+    private static let owner = RestartLog.Owner(
+        pool: PoolUUID(high: 1, low: 2), lineage: Lineage(3))
+    private static let name = "00000000-0000-0001-0000-000000000002.3"
+
+    private func open(_ folder: borrowing TemporaryFolder) throws -> RestartFolder {
+        try FileManager.default.createDirectory(
+            atPath: folder.path, withIntermediateDirectories: true)
+        return RestartFolder(path: folder.path, logger: Logger(label: "test"))
+    }
+
+    /// The first and the last bytes of the space's region, after setting them where asked.
+    private func ends(
+        _ folder: RestartFolder, bytes: Int = 64 << 10, set: UInt8? = nil
+    ) -> [UInt8]? {
+        guard let region = unsafe folder.region(of: Self.owner, bytes: bytes) else { return nil }
+        if let set {
+            unsafe region[0] = set
+            unsafe region[bytes - 1] = set
+        }
+        return unsafe [region[0], region[bytes - 1]]
+    }
+
+    @Test func aRegionOutlivesWhoeverMadeIt() throws {
+        let folder = TemporaryFolder()
+        #expect(ends(try open(folder), set: 7) == [7, 7])
+        let next = try open(folder)
+        #expect(ends(next) == [7, 7])
+        next.discard(Self.owner)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [])
+        #expect(ends(next) == [0, 0])
+    }
+
+    @Test func oneOfAnotherStartOfTheMachineIsGone() throws {
+        let folder = TemporaryFolder()
+        #expect(ends(try open(folder), set: 7) == [7, 7])
+        let path = "\(folder.path)/\(Self.name)"
+        let file = try #require(FileHandle(forUpdatingAtPath: path))
+        try file.seek(toOffset: 16)
+        try file.write(contentsOf: Data("xyz".utf8))
+        try file.close()
+        let next = try open(folder)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [])
+        #expect(ends(next) == [0, 0])
+    }
+
+    @Test func oneOfAnotherSizeBeginsAnew() throws {
+        let folder = TemporaryFolder()
+        #expect(ends(try open(folder), set: 7) == [7, 7])
+        #expect(ends(try open(folder), bytes: 32 << 10) == [0, 0])
+    }
+
+    @Test func whatCannotBeMadeIsDoneWithout() throws {
+        let folder = TemporaryFolder()
+        let files = try open(folder)
+        try FileManager.default.createDirectory(
+            atPath: "\(folder.path)/\(Self.name)", withIntermediateDirectories: false)
+        #expect(ends(files) == nil)
     }
 }

@@ -35,6 +35,11 @@ import Testing
             daemon = nil
         }
 
+        /// One of two disks is no majority: without the witness's word the pool stays closed.
+        func forgetWitness() throws {
+            try FileManager.default.removeItem(atPath: directory + "/witness")
+        }
+
         func disk(_ name: String) -> String { "\(folder.path)/disks/\(name)" }
 
         func createPool(_ name: String, _ disks: [String]) throws -> PoolControl.PoolStatus {
@@ -87,6 +92,7 @@ import Testing
         _ = try fixture.createPool("tank", ["a", "b"])
         _ = try fixture.createSpace("tank", Self.space)
         fixture.stop()
+        try fixture.forgetWitness()
         let away = fixture.folder.path + "/away"
         try FileManager.default.moveItem(atPath: fixture.disk("b"), toPath: away)
         try fixture.start()
@@ -113,6 +119,7 @@ import Testing
         let fixture = try Fixture()
         _ = try fixture.createPool("tank", ["a", "b"])
         fixture.stop()
+        try fixture.forgetWitness()
         let file = try #require(FileHandle(forUpdatingAtPath: fixture.disk("b")))
         try file.truncate(atOffset: 1 << 20)
         try file.close()
@@ -233,6 +240,154 @@ import Testing
             fixture.refusal { _ = try fixture.createPool("tank", ["x", "x"]) }?.what
                 .contains("twice") == true)
         #expect(!FileManager.default.fileExists(atPath: fixture.disk("x")))
+    }
+
+    /// Runs a verb as it is typed.
+    private func poolctl(_ fixture: Fixture, _ arguments: [String]) -> ControlFailure? {
+        fixture.refusal {
+            var command = try Poolctl.parseAsRoot(arguments + ["--dir", fixture.directory])
+            try command.run()
+        }
+    }
+
+    @Test func mistakesAboutDisksAndJobsAreRefusedAndChangeNothing() throws {
+        let fixture = try Fixture()
+        _ = try fixture.createPool("tank", ["a", "b"])
+        _ = try fixture.createPool("other", ["c"])
+        _ = try fixture.createSpace("tank", Self.space)
+        let before = try fixture.pool("tank")
+        let new = fixture.disk("new")
+        let refused: [([String], ControlFailure.Kind, String)] = [
+            (["pool", "scrub", "tnak"], .notFound, "tnak"),
+            (["pool", "rebalance", "tnak", "--wait"], .notFound, "tnak"),
+            (["pool", "repair", "tnak", "--wait"], .notFound, "tnak"),
+            (["disk", "offline", "tnak", "disk1"], .notFound, "tnak"),
+            (["disk", "online", "tnak", "disk1"], .notFound, "tnak"),
+            (["disk", "retire", "tnak", "disk1"], .notFound, "tnak"),
+            (["disk", "replace", "tnak", "disk1", new], .notFound, "tnak"),
+            (["disk", "offline", "tank", "disk7"], .notFound, "no disk disk7"),
+            (["disk", "online", "tank", "disk7"], .notFound, "no disk disk7"),
+            (["disk", "retire", "tank", fixture.disk("c")], .notFound, "no disk"),
+            (["disk", "replace", "tank", "disk7", new], .notFound, "no disk disk7"),
+            (["disk", "replace", "tank", "disk1", new], .refused, new),
+            (
+                ["disk", "replace", "tank", "disk1", fixture.disk("c"), "--force"], .refused,
+                "belongs to pool other"
+            ),
+            (
+                ["disk", "replace", "tank", "disk1", fixture.disk("b")], .refused,
+                "belongs to pool tank"
+            ),
+            (
+                ["disk", "replace", "tank", "disk1", new, "--create-size", "1M"], .refused,
+                "too small"
+            ),
+            (["disk", "replace", "tank", "disk1", "/dev/null"], .refused, "/dev/null"),
+        ]
+        for (arguments, kind, part) in refused {
+            let failure = poolctl(fixture, arguments)
+            #expect(failure?.kind == kind, "\(arguments): \(failure?.what ?? "nothing")")
+            #expect(failure?.what.contains(part) == true, "\(failure?.what ?? "nothing")")
+            #expect(failure?.hint.isEmpty == false)
+        }
+        #expect(!FileManager.default.fileExists(atPath: new))
+        let rate = fixture.refusal {
+            _ = try fixture.client.send(
+                .poolScrub("tank"), ScrubRequest(.start, bytesPerSecond: 0),
+                expecting: JobAnswer.self)
+        }
+        #expect(rate?.kind == .invalid && rate?.hint.contains("--pause") == true)
+        #expect(try fixture.pool("tank") == before)
+    }
+
+    /// What the engine declines arrives as it is said, and nothing has changed.
+    @Test func whatTheEngineRefusesIsRefused() throws {
+        let fixture = try Fixture()
+        _ = try fixture.createPool("tank", ["a", "b"])
+        _ = try fixture.createSpace(
+            "tank",
+            SpaceCreateRequest(
+                name: "plain", sizeBytes: 512 << 20, resiliency: .simple, provisioning: .fixed))
+        let before = try fixture.pool("tank")
+        for arguments in [
+            ["disk", "offline", "tank", "disk1"], ["pool", "scrub", "tank", "--pause"],
+            ["pool", "scrub", "tank", "--resume"],
+        ] {
+            let failure = poolctl(fixture, arguments)
+            #expect(failure?.what.isEmpty == false && failure?.hint.isEmpty == false)
+            #expect(failure?.kind != .notFound && failure?.kind != .invalid, "\(arguments)")
+        }
+        fixture.daemon?.lookAgain()
+        #expect(try fixture.pool("tank") == before)
+    }
+
+    @Test func aDiskThatIsOnlineStaysAsItIs() throws {
+        let fixture = try Fixture()
+        let pool = try fixture.createPool("tank", ["a", "b"])
+        for disk in ["disk1", pool.disks[0].uuid.uppercased(), fixture.disk("a")] {
+            let list = try fixture.client.send(
+                .diskOnline("tank"), DiskOnlineRequest(disk: disk), expecting: DiskList.self)
+            #expect(list.disks == pool.disks)
+        }
+        let jobs = try fixture.client.send(.jobList("tank"), expecting: JobList.self)
+        #expect(jobs.pool == "tank" && jobs.jobs.isEmpty)
+    }
+
+    /// Whatever the engine makes of it, what it does not have is nobody's afterwards.
+    @Test func aDiskThatIsReplacedOrNotTakenIsLetGoOf() throws {
+        let fixture = try Fixture()
+        _ = try fixture.createPool("tank", ["a", "b", "c"])
+        _ = try fixture.createSpace("tank", Self.space)
+        let new = fixture.disk("new")
+        let free: String
+        do {
+            var command = try Poolctl.parseAsRoot([
+                "disk", "replace", "tank", "disk1", new, "--create-size", "1G", "--wait", "--json",
+                "--dir", fixture.directory,
+            ])
+            try command.run()
+            fixture.daemon?.lookAgain()
+            #expect(try fixture.pool("tank").disks.map(\.path).contains(new))
+            free = "a"
+        } catch is ControlFailure {
+            #expect(!FileManager.default.fileExists(atPath: new))
+            #expect(try fixture.pool("tank").disks.map(\.name) == ["disk1", "disk2", "disk3"])
+            free = "new"
+        }
+        let deadline = ContinuousClock.now + .seconds(20)
+        let request = PoolCreateRequest(
+            name: "next", disks: [DiskChoice(path: fixture.disk(free))],
+            createSizeBytes: 1 << 30, force: true)
+        while ContinuousClock.now < deadline {
+            let made = try? fixture.client.send(
+                .poolCreate, request, expecting: PoolControl.PoolStatus.self)
+            if made != nil { break }
+            usleep(20_000)
+        }
+        #expect(try fixture.pool("next").disks.map(\.path) == [fixture.disk(free)])
+    }
+
+    @Test func howPoolsHealIsChosen() throws {
+        let fixture = try Fixture()
+        _ = try fixture.createPool("tank", ["a", "b"])
+        let set = { (value: String) throws in
+            try fixture.client.send(
+                .poolSet("tank"), SettingsRequest(changes: [SettingText.change(value)]),
+                expecting: SettingList.self
+            ).settings.dropFirst(2).map { "\($0.key)=\($0.value)/\($0.default)" }
+        }
+        #expect(
+            try set("repair_delay=7200") == ["repair_delay=2h/5m", "repair_priority=normal/normal"])
+        #expect(try set("repair_delay=90s").first == "repair_delay=90s/5m")
+        #expect(try set("repair_priority=low").last == "repair_priority=low/normal")
+        #expect(try set("repair_priority=default").last == "repair_priority=normal/normal")
+        #expect(try set("repair_delay=default").first == "repair_delay=5m/5m")
+        for value in ["repair_delay=soon", "repair_delay=", "repair_delay=-5", "repair_delay=5d"] {
+            let failure = fixture.refusal { _ = try set(value) }
+            #expect(failure?.kind == .invalid && failure?.hint.contains("5m") == true)
+        }
+        let failure = fixture.refusal { _ = try set("repair_priority=urgent") }
+        #expect(failure?.hint == "use low or normal or high")
     }
 
     @Test func whatIsDestroyedIsGoneAndItsDisksAreFree() throws {

@@ -37,13 +37,17 @@ import Testing
         fillPercent: 71, secondsToFull: 9000, capacityBytes: 9, allocatedBytes: 5, freeBytes: 4,
         disks: [disk], spaces: [space], jobs: [job])
     static let job = JobStatus(
-        kind: "rebuild", subject: "disk1", state: "blocked", reason: "jr", action: "ja",
-        progress: 0.5, etaSeconds: nil)
+        id: 3, kind: .repair, subject: "disk1", state: .blocked, reason: "jr", action: "ja",
+        progress: 0.5)
+    static let jobJSON = """
+        {"action":"ja","bytes_per_second":null,"done_bytes":0,"eta_seconds":null,"id":3,\
+        "kind":"repair","lost_blocks":0,"progress":0.5,"reason":"jr","repaired_blocks":0,\
+        "state":"blocked","subject":"disk1","total_bytes":0}
+        """
     static let poolJSON = """
         {"action":"a","allocated_bytes":5,"capacity_bytes":9,"disks":[\(diskJSON)],\
         "fill":"notice","fill_percent":71,"free_bytes":4,"health":"degraded",\
-        "jobs":[{"action":"ja","eta_seconds":null,"kind":"rebuild","progress":0.5,\
-        "reason":"jr","state":"blocked","subject":"disk1"}],"name":"tank","reason":"r",\
+        "jobs":[\(jobJSON)],"name":"tank","reason":"r",\
         "seconds_to_full":9000,"spaces":[\(spaceJSON)],"uuid":"u","version":1}
         """
 
@@ -56,6 +60,61 @@ import Testing
         var pool = Self.pool
         pool.secondsToFull = nil
         try check(pool, Self.poolJSON.replacing("9000", with: "null"))
+    }
+
+    @Test func jobs() throws {
+        try check(
+            JobList(pool: "tank", jobs: [Self.job], uptimeSeconds: 9),
+            #"{"jobs":[\#(Self.jobJSON)],"pool":"tank","uptime_seconds":9,"version":1}"#)
+        var job = Self.job
+        (job.kind, job.subject, job.state) = (.scrub, "tank", .running)
+        (job.reason, job.action, job.progress) = ("", "", 0.25)
+        (job.etaSeconds, job.bytesPerSecond) = (60, 5)
+        (job.doneBytes, job.totalBytes) = (100, 400)
+        (job.repairedBlocks, job.lostBlocks) = (1, 2)
+        try check(
+            JobAnswer(pool: "tank", job: job, uptimeSeconds: 9),
+            """
+            {"job":{"action":"","bytes_per_second":5,"done_bytes":100,"eta_seconds":60,"id":3,\
+            "kind":"scrub","lost_blocks":2,"progress":0.25,"reason":"","repaired_blocks":1,\
+            "state":"running","subject":"tank","total_bytes":400},"pool":"tank",\
+            "uptime_seconds":9,"version":1}
+            """)
+    }
+
+    @Test func theWordsOfJobs() {
+        #expect(
+            JobKind.allCases.map(\.rawValue)
+                == ["resync", "repair", "retire", "replace", "rebalance", "scrub"])
+        #expect(
+            JobState.allCases.map(\.rawValue)
+                == ["waiting", "running", "paused", "blocked", "done", "failed"])
+        #expect(JobState.allCases.filter(\.isOver) == [.done, .failed])
+    }
+
+    @Test func requestsAboutDisks() throws {
+        try check(
+            DiskOfflineRequest(disk: "disk1", force: true),
+            #"{"disk":"disk1","force":true,"version":1}"#)
+        try check(DiskOnlineRequest(disk: "/d1"), #"{"disk":"/d1","version":1}"#)
+        try check(DiskRetireRequest(disk: "disk1"), #"{"disk":"disk1","version":1}"#)
+        try check(
+            DiskReplaceRequest(
+                disk: "disk1", new: DiskChoice(path: "/d9"), createSizeBytes: nil, force: false),
+            #"{"disk":"disk1","force":false,"new":{"path":"/d9"},"version":1}"#)
+        try check(
+            DiskReplaceRequest(
+                disk: "disk1", new: DiskChoice(path: "/d9", media: .ssd), createSizeBytes: 5,
+                force: true),
+            """
+            {"create_size_bytes":5,"disk":"disk1","force":true,\
+            "new":{"media":"ssd","path":"/d9"},"version":1}
+            """)
+        try check(ScrubRequest(.start), #"{"action":"start","version":1}"#)
+        try check(
+            ScrubRequest(.resume, bytesPerSecond: 5),
+            #"{"action":"resume","bytes_per_second":5,"version":1}"#)
+        #expect(ScrubRequest.Action.allCases.map(\.rawValue) == ["start", "pause", "resume"])
     }
 
     @Test func settingsAndExplanations() throws {

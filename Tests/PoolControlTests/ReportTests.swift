@@ -23,9 +23,9 @@ import Testing
                 SPACE     HEALTH         RESILIENCY  SIZE  MAPPED  ALLOCATED  CLIENTS
                 tank/vm1  no-redundancy  mirror2     16 B     4 B        8 B        3
 
-                JOB      SUBJECT  STATE    DONE  LEFT
-                rebuild  disk1    blocked  50 %     -
-                rebuild: jr; ja
+                JOB     SUBJECT  STATE    DONE  RATE  LEFT
+                repair  disk1    blocked  50 %     -     -
+                repair: jr; ja
                 """)
     }
 
@@ -49,14 +49,14 @@ import Testing
     @Test func settingsTellTheirDefaults() {
         let settings = [
             Setting(key: "thresholds", value: "1,2,3", default: "70,85,95", meaning: "percent"),
-            Setting(key: "compaction", value: "on", default: "on", meaning: "empties"),
+            Setting(key: "repair_delay", value: "5m", default: "5m", meaning: "waits"),
         ]
         #expect(
             Reports.settings(SettingList(pool: "tank", settings: settings)) == """
-                thresholds: 1,2,3 (default: 70,85,95)
-                            percent
-                compaction: on (default)
-                            empties
+                thresholds:   1,2,3 (default: 70,85,95)
+                              percent
+                repair_delay: 5m (default)
+                              waits
                 """)
     }
 
@@ -144,8 +144,10 @@ import Testing
             allocatedBytes: 1023 << 40, freeBytes: 1023 << 40, disks: disks, spaces: [space],
             jobs: [
                 JobStatus(
-                    kind: "rebalance", subject: space.name, state: "blocked", reason: reason,
-                    action: reason, progress: 1, etaSeconds: .max)
+                    id: .max, kind: .rebalance, subject: space.name, state: .blocked,
+                    reason: reason, action: reason, progress: 1, etaSeconds: .max,
+                    bytesPerSecond: .max, doneBytes: .max, totalBytes: .max, repairedBlocks: .max,
+                    lostBlocks: .max)
             ])
     }
 
@@ -190,6 +192,62 @@ import Testing
         let text = Reports.explanation(explanation)
         expectNarrow(text)
         #expect(text.contains("and 10000000 groups in 10 more ways"))
+    }
+
+    @Test(arguments: JobState.allCases) func noLineAboutAJobIsLonger(_ state: JobState) {
+        let reason = "there is no room for it on \(Self.path) just now"
+        for kind in JobKind.allCases {
+            for known in [false, true] {
+                let job = JobStatus(
+                    id: 1, kind: kind, subject: Self.long, state: state, reason: reason,
+                    action: reason, progress: known ? 2 : -.infinity,
+                    etaSeconds: known ? .max : nil, bytesPerSecond: known ? .max : nil,
+                    doneBytes: .max, totalBytes: .max, repairedBlocks: .max)
+                let answer = JobAnswer(pool: Self.long, job: job, uptimeSeconds: 0)
+                expectNarrow(Reports.jobs([job]))
+                expectNarrow(Reports.accepted(answer))
+                expectNarrow(Reports.ended(answer))
+                for style in [JobProgress.Style.bar, .lines, .silent] {
+                    var progress = JobProgress(style)
+                    let text = progress.text(job, seconds: 0)
+                    #expect((text == nil) == (style == .silent))
+                    expectNarrow(
+                        (text ?? "").replacing("\r", with: "").replacing("\u{1B}[K", with: ""))
+                }
+            }
+        }
+    }
+
+    @Test func ofJobsThatEndedTheLastAreShown() {
+        var jobs = (UInt64(1)...9).map { id in
+            var job = MessageSnapshotTests.job
+            job.id = id
+            job.state = id == 2 ? .paused : .done
+            return job
+        }
+        #expect(Reports.shown(jobs).map(\.id) == [2, 7, 8, 9])
+        jobs[8].repairedBlocks = 2
+        jobs[8].reason = ""
+        #expect(
+            Reports.jobs([jobs[8]]).hasSuffix(
+                "repair: 2 blocks of 4 KiB were wrong and were put right"))
+    }
+
+    @Test func aJobThatWasAcceptedSaysWhereToLook() {
+        var job = MessageSnapshotTests.job
+        (job.kind, job.subject, job.state, job.reason) = (.scrub, "tank", .running, "")
+        let answer = JobAnswer(pool: "tank", job: job, uptimeSeconds: 0)
+        #expect(
+            Reports.accepted(answer) == """
+                scrub of tank: running, 50 % done
+                see how far it is: poolctl pool status tank
+                """)
+        var last = answer
+        (last.job.state, last.job.doneBytes, last.job.repairedBlocks) = (.done, 3 << 30, 1)
+        #expect(
+            Reports.ended(last) == """
+                scrub of tank: done, 3 GiB; 1 block of 4 KiB was wrong and was put right
+                """)
     }
 
     @Test func emptyListsSayWhatToDo() {

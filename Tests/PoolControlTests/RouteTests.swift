@@ -6,6 +6,8 @@ import Testing
         .daemonInfo, .poolList, .poolCreate, .poolImport, .poolStatus("tank"),
         .poolDestroy("tank"), .poolExport("tank"), .diskList("tank"), .poolAdd("tank"), .spaceList,
         .spaceCreate(pool: "tank"), .settingList("tank"), .poolSet("tank"), .diskSet("tank"),
+        .diskOffline("tank"), .diskOnline("tank"), .diskRetire("tank"), .diskReplace("tank"),
+        .jobList("tank"), .poolScrub("tank"), .poolRepair("tank"), .poolRebalance("tank"),
     ]
 
     @Test(arguments: routes) func aRouteReadsBack(_ route: ControlProtocol.Route) throws {
@@ -36,6 +38,10 @@ import Testing
         ("POST", "/v1/pools/tank/spaces/-a/size", .invalid),
         ("POST", "/v1/pools/tank/spaces/a/size/b", .notFound),
         ("POST", "/v1/pools/tank/disks/disk1", .notFound),
+        ("GET", "/v1/pools/tank/scrub", .notFound), ("POST", "/v1/pools/tank/jobs", .notFound),
+        ("POST", "/v1/pools/-x/repair", .invalid), ("POST", "/v1/pools/tank/repair/x", .notFound),
+        ("GET", "/v1/pools/tank/disks/retire", .notFound),
+        ("POST", "/v1/pools/tank/disks/retire/x", .notFound),
         ("GET", "/v1/pools/tank/disks/settings", .notFound), ("GET", "/v1/pools?x=1", .notFound),
     ])
     func anythingElseIsRefused(_ method: String, _ path: String, _ kind: ControlFailure.Kind) {

@@ -50,4 +50,21 @@ import Testing
         #expect(SizeText.exact(bytes) == text)
         #expect(try SizeText.parse(text) == bytes)
     }
+
+    static let durations: [(String, UInt32?)] = [
+        ("0", 0), ("300", 300), ("90s", 90), ("5m", 300), ("2h", 7200), ("4294967295", .max),
+        ("", nil), ("m", nil), ("-1", nil), ("5 m", nil), ("5d", nil), ("1.5h", nil), ("5mm", nil),
+        ("5M", nil), ("4294967296", nil), ("1193047h", nil), ("٣", nil),
+    ]
+
+    @Test(arguments: durations)
+    func durationsAreTyped(_ text: String, _ seconds: UInt32?) {
+        #expect(DurationText.parse(text) == seconds)
+    }
+
+    @Test(arguments: [(UInt32(0), "0s"), (59, "59s"), (90, "90s"), (300, "5m"), (7200, "2h")])
+    func aDurationReadsBack(_ seconds: UInt32, _ text: String) {
+        #expect(DurationText.exact(seconds) == text)
+        #expect(DurationText.parse(text) == seconds)
+    }
 }

@@ -134,6 +134,34 @@ import Testing
         #expect(table.disk(second) === disks[1])
     }
 
+    @Test func aDiskIsOpenedAnewBesideItself() throws {
+        let directory = TemporaryDirectory(in: "/tmp")
+        let paths = ["a", "b"].map { "\(directory.path)/\($0)" }
+        for path in paths { try Disk.createSparseFile(path: path, bytes: 1 << 20) }
+        let table = DiskTable()
+        let old: DeviceIndex
+        let new: DeviceIndex
+        do {
+            let first = try Disk.open(path: paths[0], waitNs: 0)
+            old = try #require(table.add(first))
+            first.flushes.fail()
+            let second = try Disk.open(path: paths[0], waitNs: 0, beside: first)
+            #expect(second.flushes !== first.flushes && second.descriptor != first.descriptor)
+            #expect(table.add(second) == nil)
+            new = try #require(table.add(second, beside: old))
+            #expect(throws: DiskError.cannotOpen(path: paths[1], errno: ESTALE)) {
+                try Disk.open(path: paths[1], waitNs: 0, beside: second)
+            }
+        }
+        table.remove(old)
+        // The lock outlives the first, and goes with the second.
+        #expect(throws: DiskError.inUse(path: paths[0])) {
+            try Disk.open(path: paths[0], waitNs: 0)
+        }
+        table.remove(new)
+        _ = try Disk.open(path: paths[0], waitNs: 0)
+    }
+
     @Test func anIndexStaysUntilItsLastUserLetsGo() throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let table = DiskTable(users: 2)

@@ -129,26 +129,67 @@ import Testing
         }
     }
 
-    @Test(arguments: [1, 2]) func failedDiskMakesItsSpacesReadOnly(shards: Int) throws {
-        let world = PoolWorld([1024, 1024], shards: shards)
-        let pool = try withSpace(world)
-        world.disks[1].isBroken = true
+    private func fail(_ world: PoolWorld, _ pool: Pool, _ index: Int) throws {
+        world.disks[index].isBroken = true
+        let device = DeviceIndex(UInt16(index))
         try #require(
             world.run { _ throws(PoolError) in
-                await pool.deviceFailed(DeviceIndex(1), during: "during a write")
+                await pool.deviceFailed(device, during: "during a write")
             }
         ).get()
         try #require(world.run { _ throws(PoolError) in await pool.refreshStatus() }).get()
+    }
+
+    @Test(arguments: [1, 2]) func mirrorServesWithoutADiskThatFailed(shards: Int) throws {
+        let world = PoolWorld([1024, 1024], shards: shards)
+        let pool = try withSpace(world)
+        var expected = ExpectedBlocks()
+        let space = try #require(pool.space(named: "data"))
+        expected.write(world, space, 0..<4)
+        try fail(world, pool, 1)
+        let status = try #require(pool.status().spaces.first)
+        #expect(status.reason == "" && status.lostDisks == [DiskNumber(2)])
+        #expect(space.readOnlyReason == nil && pool.configuration.spaces[0].flags.isEmpty)
+        let departure = try #require(pool.configuration.departures.first)
+        #expect(departure.disk == DiskNumber(2) && departure.lineage == space.lineage)
+        #expect(pool.configuration.departures.count == 1)
+        expected.write(world, space, 2..<6)
+        expected.check(world, space)
+        // With the disk there again it catches up, and serves alone.
+        world.disks[1].isBroken = false
+        world.powerCut(.dropAll)
+        let opened = try #require(world.open()).get()
+        expected.check(world, opened.space(named: "data"))
+        #expect(world.untilCaughtUp(opened))
+        world.disks[0].unplug()
+        expected.check(world, opened.space(named: "data"))
+    }
+
+    @Test(arguments: [1, 2]) func failedDiskMakesASimpleSpaceReadOnly(shards: Int) throws {
+        let world = PoolWorld([1024, 1024], shards: shards)
+        let pool = try #require(world.create(world.disks.indices)).get()
+        var parameters = Self.parameters
+        parameters.resiliency = .simple
+        let made = parameters
+        _ = try #require(
+            world.run { _ throws(PoolError) in try await pool.createSpace(made) }
+        ).get()
+        try fail(world, pool, 1)
         let status = try #require(pool.status().spaces.first)
         #expect(status.reason == "disk2 failed during a write")
         #expect(status.lostDisks == [DiskNumber(2)])
         #expect(pool.space(named: "data")?.readOnlyReason == status.reason)
         #expect(pool.configuration.spaces[0].flags.contains(.readOnly))
-        // It stays so over a restart.
+        #expect(pool.configuration.departures.isEmpty)
+        // It stays so over a restart without the disk, and ends with all disks here.
+        world.powerCut(.dropAll)
+        let opened = try #require(world.open(0..<1)).get()
+        #expect(opened.space(named: "data")?.readOnlyReason == status.reason)
         world.disks[1].isBroken = false
         world.powerCut(.dropAll)
-        let opened = try #require(world.open()).get()
-        #expect(opened.space(named: "data")?.readOnlyReason == status.reason)
+        let whole = try #require(world.open()).get()
+        #expect(whole.space(named: "data")?.readOnlyReason == nil)
+        #expect(whole.status().spaces.first?.reason == "")
     }
 
     @Test func closingIsCleanAndFinal() throws {

@@ -73,13 +73,20 @@ import Testing
         let lost = try #require(group.slabs.first).address.disk
         let device = try #require(pool.disk(lost)).device
         world.disks[Int(device.rawValue)].isBroken = true
-        #expect(world.perform(.write, hit, 0, 4096) == .ioError)
+        #expect(world.perform(.write, hit, 0, 4096, data: 7) == .ok)
+        for space in spaces where pool.disk(lost)?.holds(space.lineage) == true {
+            let departure = pool.configuration.departures.first { $0.lineage == space.lineage }
+            #expect(departure?.disk == lost)
+        }
         try #require(world.run { _ throws(PoolError) in await pool.recordFailures() }).get()
         for engine in world.engines { #expect(engine.failedDevices.contains(device)) }
         for space in spaces where pool.disk(lost)?.holds(space.lineage) == true {
-            #expect(space.readOnlyReason != nil)
-            #expect(world.perform(.write, space, 0, 4096) == .ioError)
-            #expect(world.bytes(space, 0, 4096) != nil)
+            #expect(space.readOnlyReason == nil && space.departing.isEmpty)
+            #expect(space.departed.index(of: lost) != nil)
+            let old: UInt8 = space === hit ? 7 : 0
+            #expect(world.bytes(space, 0, 4096) == Array(repeating: old, count: 4096))
+            #expect(world.perform(.write, space, 0, 4096, flags: .fua, data: 9) == .ok)
+            #expect(world.bytes(space, 0, 4096) == Array(repeating: 9, count: 4096))
         }
         #expect(pool.configuration.disks.contains { $0.state == .failed })
         #expect(pool.status().disks.contains { $0.errors.write > 0 })

@@ -121,7 +121,11 @@ struct SlabGroupsTests {
                 id: 0, layout: .simple, mediaClass: .hdd, copies: UInt8(copies),
                 columns: UInt16(columns), unitBytes: UInt32(unitBytes), rotation: 0,
                 parityGenerator: 0, birth: 1, slabs: slabs)
-        ) { SlabGroups.Base(device: DeviceIndex($0.address.disk.rawValue), offsetBytes: 0) }
+        ) {
+            let disk = $0.address.disk
+            return SlabGroups.Base(
+                device: DeviceIndex(disk.rawValue), disk: disk, offsetBytes: 0)
+        }
         return groups
     }
 

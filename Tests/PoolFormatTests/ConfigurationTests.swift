@@ -69,6 +69,11 @@ import Testing
             { $0.settings.chosenThresholds?.notice = 80 },
             { $0.settings.chosenThresholds?.warning = 90 },
             { $0.settings.chosenThresholds?.critical = 101 },
+            { $0.settings.repairDelaySeconds = PoolSettings.repairDelayLimitSeconds + 1 },
+            { $0.settings.repairDelaySeconds = .max },
+            { $0.sequenceBefore = $0.version.sequence }, { $0.sequenceBefore = .max },
+            { $0.disks[1].leftAfterSequence = $0.version.sequence + 1 },
+            { $0.disks[1].leftAfterSequence = DiskRecord.givenUp - 1 },
         ]
         for (number, change) in changes.enumerated() {
             var value = Sample.configuration
@@ -98,33 +103,100 @@ import Testing
 
     @Test func `A configuration from before there were settings reads as all by default`() throws {
         let memory = Memory(Specimen.configuration.bytes)
-        for offset in 104..<108 {
+        for offset in 104..<128 {
             unsafe memory.bytes.storeBytes(of: 0, toByteOffset: offset, as: UInt8.self)
         }
         reseal(memory)
-        let settings = try unsafe Configuration.decode(memory.readOnly).settings
-        #expect(settings == PoolSettings())
+        let value = try unsafe Configuration.decode(memory.readOnly)
+        let settings = value.settings
+        #expect(settings == PoolSettings() && value.sequenceBefore == 0)
+        #expect(settings.repairDelaySeconds == nil && settings.repairPriority == nil)
         #expect(settings.thresholds == .init(notice: 70, warning: 85, critical: 95))
         #expect(settings.compaction)
     }
 
     /// Each byte of the settings, every value: read back as it was written, or refused.
     @Test func `Settings out of their bounds are refused`() throws {
-        for offset in 104..<108 {
+        for offset in 104..<120 {
             for byte: UInt8 in 0...255 {
                 let memory = Memory(Specimen.configuration.bytes)
                 unsafe memory.bytes.storeBytes(of: byte, toByteOffset: offset, as: UInt8.self)
                 reseal(memory)
                 let isRead = (try? unsafe Configuration.decode(memory.readOnly)) != nil
-                // The sample's thresholds are 60, 80, 90; its compaction is off.
+                // The sample's thresholds are 60, 80, 90; its compaction is off; its repair delay
+                // is 0x0102_0304, of at most 0x01e2_8500.
                 let isValid =
                     switch offset {
                     case 104: (1..<80).contains(byte)
                     case 105: (61..<90).contains(byte)
                     case 106: (81...100).contains(byte)
-                    default: byte <= 2
+                    case 107: byte <= 2
+                    case 108, 109: true
+                    case 110: byte <= 0xe2
+                    case 111: byte <= 1
+                    case 112: byte <= 3
+                    default: byte == 0
                     }
                 #expect(isRead == isValid, "byte \(byte) at \(offset)")
+            }
+        }
+    }
+
+    @Test func `A delay of nothing is a choice, and the longest is a year`() throws {
+        var value = Sample.configuration
+        let limit = PoolSettings.repairDelayLimitSeconds
+        #expect(limit == 31_622_400)
+        for delay: UInt32? in [nil, 0, 1, 300, limit - 1, limit] {
+            for priority in [nil] + RepairPriority.allCases.map(Optional.some) {
+                value.settings.repairDelaySeconds = delay
+                value.settings.repairPriority = priority
+                let settings = try roundTrip(value).settings
+                #expect(settings.repairDelaySeconds == delay)
+                #expect(settings.repairPriority == priority)
+            }
+        }
+        // As the disk has it: one more than it is.
+        for stored: UInt32 in [limit + 2, 1 << 31, .max] {
+            let memory = Memory(Specimen.configuration.bytes)
+            unsafe memory.bytes.storeBytes(of: stored, toByteOffset: 108, as: UInt32.self)
+            reseal(memory)
+            let error = FormatError.outOfRange(
+                .configuration, field: "repair delay", value: UInt64(stored - 1))
+            #expect(throws: error) { try unsafe Configuration.decode(memory.readOnly) }
+        }
+    }
+
+    @Test func `What was before is older`() throws {
+        var value = Sample.configuration
+        value.version.sequence = 9
+        value.disks[1].leftAfterSequence = DiskRecord.givenUp
+        #expect(throws: FormatError.self) { try roundTrip(value) }
+        value.sequenceBefore = 8
+        value.disks[0].leftAfterSequence = 9
+        #expect(try roundTrip(value) == value)
+        for before: UInt64 in [0, 1, 8] {
+            value.sequenceBefore = before
+            value.disks[0].leftAfterSequence = before
+            value.disks[1].leftAfterSequence = 8 - before
+            #expect(try roundTrip(value) == value)
+        }
+    }
+
+    /// The rest of a disk's record that this version keeps zero.
+    @Test func `Reserved bytes of a disk are refused`() throws {
+        // Behind the pool's name; number, media, state, zero 4, UUID 16, size 8, left after 8.
+        let disk = 128 + 2 + 4
+        #expect(Array(Specimen.configuration.bytes[disk..<disk + 4]) == [3, 0, 1, 6])
+        for offset in Array(4..<8) + Array(40..<48) {
+            let memory = Memory(Specimen.configuration.bytes)
+            unsafe memory.bytes[disk + offset] = 1
+            reseal(memory)
+            let error = #expect(throws: FormatError.self) {
+                try unsafe Configuration.decode(memory.readOnly)
+            }
+            guard case .reservedNotZero = error else {
+                Issue.record("byte \(offset): \(String(describing: error))")
+                continue
             }
         }
     }

@@ -116,6 +116,8 @@ import Testing
         (319, 0x80), (323, 2),  // a grain past the largest space, a grain state
         (351, 0x80),  // a region past the largest space
         (356, 0), (357, 1), (367, 0x80),  // no values, more than a grain's, a block too far
+        (466, 24), (468, 1), (479, 0x80),  // missed: length, reserved, a region too far
+        (482, 16), (484, 1),  // caught up: length, reserved
     ]
 
     @Test(arguments: impossible)

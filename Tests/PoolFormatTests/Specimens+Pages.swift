@@ -76,19 +76,24 @@ extension Specimen {
             }
         })
 
-    static let dirty = metadata(
-        .dirty,
-        { page in
-            for region in [0, 9, 32_255] { DirtyPage.set(in: page, region: region, dirty: true) }
-        },
-        copy: { old, new in
-            var next = DirtyPage.nextDirty(in: old, from: 0)
-            while let region = next {
-                let dirty = DirtyPage.isDirty(in: old, region: region)
-                DirtyPage.set(in: new, region: region, dirty: dirty)
-                next = DirtyPage.nextDirty(in: old, from: region + 1)
-            }
-        })
+    static let dirty = regions(.dirty, [0, 9, 32_255])
+    static let missed = regions(.missed, [1, 63, 64, 32_255])
+
+    private static func regions(_ kind: PieceKind, _ regions: [Int]) -> Specimen {
+        metadata(
+            kind,
+            { page in
+                for region in regions { DirtyPage.set(in: page, region: region, dirty: true) }
+            },
+            copy: { old, new in
+                var next = DirtyPage.nextDirty(in: old, from: 0)
+                while let region = next {
+                    let dirty = DirtyPage.isDirty(in: old, region: region)
+                    DirtyPage.set(in: new, region: region, dirty: dirty)
+                    next = DirtyPage.nextDirty(in: old, from: region + 1)
+                }
+            })
+    }
 
     static let directory = metadata(
         .directory,

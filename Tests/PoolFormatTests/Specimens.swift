@@ -33,7 +33,14 @@ enum Sample {
         PieceAddress(disk: DiskNumber(0x0500 + n), slab: 0x6162_6300 + UInt32(n), piece: 0x70 + n)
     }
 
-    static let configuration = Configuration(
+    static let configuration: Configuration = {
+        var value = withoutHistory
+        value.sequenceBefore = 0x0a1a_2a3a_4a5a_6a7a
+        value.disks[0].leftAfterSequence = 0x0b1b_2b3b_4b5b_6b7b
+        return value
+    }()
+
+    private static let withoutHistory = Configuration(
         poolUUID: pool, poolName: "tank",
         version: ConfigurationVersion(poolEpoch: 0x31, sequence: sequence), nextDiskNumber: 7,
         nextLineage: 0x0102_0304_0506_0709, nextGeneration: 0x5152_5354_5556_5758, exported: true,
@@ -58,7 +65,7 @@ enum Sample {
         departures: [Departure(disk: DiskNumber(6), lineage: lineage, generation: 0x99)],
         settings: PoolSettings(
             chosenThresholds: .init(notice: 60, warning: 80, critical: 90),
-            chosenCompaction: false))
+            chosenCompaction: false, repairDelaySeconds: 0x0102_0304, repairPriority: .high))
 
     static let fences = FenceTable(
         poolUUID: pool, disk: DiskNumber(0x0304), sequence: sequence,
@@ -120,20 +127,22 @@ enum Sample {
         .groupRemoved(id: 0xdfef),
         .move(grain: 0x3f4d, entry: mapEntries[0]!),
         .pieceReleased(slot: 0x1f2e),
+        .missed(region: 0x5f6d),
+        .caughtUp,
     ]
 
     /// `recordBytes` and `recordCount` are those of `records`.
     static let batchHeader = BatchHeader(
         lineage: lineage, epoch: epoch, sequence: sequence, previousChecksum: 0x1b2b_3b4b,
         confirmedSequence: 0x5b6b, tailSequence: 0x7b8b, tailBlock: 0x9bab,
-        recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8 + 32 + 8,
-        recordCount: 11)
+        recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8 + 32 + 8 + 16 + 8,
+        recordCount: 13)
 }
 
 extension Specimen {
     static let all: [Specimen] = [
         label, configuration, fenceTable, slabTable, pieceTable, spaceRoot, map, checksum, dirty,
-        directory, group, batch,
+        missed, directory, group, batch,
     ]
 
     private static func make(

@@ -3,58 +3,9 @@ import Testing
 
 @testable import PoolSimulator
 
-/// A disk, an arena and short hands around them.
-private struct Bench {
-    var disk: SimulatedDisk
-    let arena = BufferArena(counts: [16, 4, 2, 2])
-    var random = SeededRandom(seed: 9)
-    private var nextToken: UInt32 = 1
-
-    init(sectorBytes: Int = 512, supportsDiscard: Bool = true) {
-        disk = SimulatedDisk(
-            sizeBytes: 1 << 30, sectorBytes: sectorBytes, supportsDiscard: supportsDiscard,
-            seed: 5)
-    }
-
-    mutating func start(
-        _ kind: DeviceOperation.Kind, _ offset: UInt64 = 0, _ length: Int = 0, fill: UInt8 = 0
-    ) -> (token: UInt32, buffer: Int) {
-        let buffer = arena.take(bytes: max(length, 1)) ?? 0
-        if kind == .write {
-            unsafe arena.bytes(buffer, length).initializeMemory(as: UInt8.self, repeating: fill)
-        }
-        let token = nextToken
-        nextToken += 1
-        let wrong = disk.submit(
-            DeviceOperation(
-                kind: kind, device: DeviceIndex(0), token: token, offsetBytes: offset,
-                lengthBytes: UInt64(length), bufferOffset: buffer), arena: arena)
-        #expect(wrong == nil)
-        return (token, buffer)
-    }
-
-    @discardableResult
-    mutating func end(_ started: (token: UInt32, buffer: Int)) -> DeviceStatus {
-        let (status, wrong) = disk.complete(
-            token: started.token, arena: arena, random: &random)
-        #expect(wrong == nil)
-        return status
-    }
-
-    mutating func write(_ offset: UInt64, _ length: Int, _ fill: UInt8) {
-        end(start(.write, offset, length, fill: fill))
-    }
-
-    mutating func flush() { end(start(.flush)) }
-
-    func fills(_ offset: UInt64, _ count: Int) -> [UInt8] {
-        stride(from: 0, to: count, by: 512).map { disk.contents(offset + UInt64($0), 1)[0] }
-    }
-}
-
 @Suite struct SimulatedDiskTests {
     @Test func freshMediaIsGarbageAndStable() {
-        let bench = Bench()
+        let bench = DiskBench()
         let bytes = bench.disk.contents(40_960, 4096)
         #expect(bytes == bench.disk.contents(40_960, 4096))
         #expect(bytes.contains { $0 != 0 })
@@ -62,7 +13,7 @@ private struct Bench {
     }
 
     @Test func unflushedWritesCanBeLostAndFlushedOnesCannot() {
-        var bench = Bench()
+        var bench = DiskBench()
         bench.write(0, 4096, 1)
         bench.flush()
         bench.write(0, 4096, 2)
@@ -75,7 +26,7 @@ private struct Bench {
     }
 
     @Test func flushCoversOnlyWhatCompletedBeforeItsSubmission() {
-        var bench = Bench()
+        var bench = DiskBench()
         let early = bench.start(.write, 0, 512, fill: 7)
         let flush = bench.start(.flush)
         bench.end(early)
@@ -86,7 +37,7 @@ private struct Bench {
     }
 
     @Test func flushInFlightAtTheCutPromisesNothing() {
-        var bench = Bench()
+        var bench = DiskBench()
         bench.write(0, 512, 7)
         _ = bench.start(.flush)
         bench.disk.cutPower(.dropAll, random: &bench.random)
@@ -96,7 +47,7 @@ private struct Bench {
     @Test func cutTearsBySectorAndKeepsSectorsWhole() {
         var sawTorn = false
         for seed in 0..<20 as Range<UInt64> {
-            var bench = Bench()
+            var bench = DiskBench()
             bench.random = SeededRandom(seed: seed)
             bench.write(0, 8192, 1)
             bench.flush()
@@ -116,7 +67,7 @@ private struct Bench {
 
     @Test func fourKibSectorsDoNotTearInside() {
         for seed in 0..<20 as Range<UInt64> {
-            var bench = Bench(sectorBytes: 4096)
+            var bench = DiskBench(sectorBytes: 4096)
             bench.random = SeededRandom(seed: seed)
             bench.write(0, 16_384, 2)
             bench.disk.cutPower(.sectors(percent: 50), random: &bench.random)
@@ -129,7 +80,7 @@ private struct Bench {
     }
 
     @Test func killedProcessLeavesTheCacheAlone() {
-        var bench = Bench()
+        var bench = DiskBench()
         bench.write(0, 512, 4)
         bench.disk.killProcess(random: &bench.random)
         #expect(bench.fills(0, 512) == [4])
@@ -141,7 +92,7 @@ private struct Bench {
     @Test func readDuringAWriteSeesEitherBySector() {
         var seen: Set<UInt8> = []
         for seed in 0..<10 as Range<UInt64> {
-            var bench = Bench()
+            var bench = DiskBench()
             bench.random = SeededRandom(seed: seed)
             bench.write(0, 4096, 1)
             _ = bench.start(.write, 0, 4096, fill: 2)
@@ -156,7 +107,7 @@ private struct Bench {
     @Test func discardedBytesAreNeverZeros() {
         var sawGarbage = false
         for seed in 0..<10 as Range<UInt64> {
-            var bench = Bench()
+            var bench = DiskBench()
             bench.random = SeededRandom(seed: seed)
             bench.write(0, 8192, 3)
             bench.flush()
@@ -166,7 +117,7 @@ private struct Bench {
             if bytes != [UInt8](repeating: 3, count: 8192) { sawGarbage = true }
         }
         #expect(sawGarbage)
-        var bench = Bench(supportsDiscard: false)
+        var bench = DiskBench(supportsDiscard: false)
         #expect(bench.end(bench.start(.discard, 0, 8192)) == .unsupported)
     }
 
@@ -190,7 +141,7 @@ private struct Bench {
     }
 
     @Test func bufferThatChangesUnderItsWriteIsFound() {
-        var bench = Bench()
+        var bench = DiskBench()
         let write = bench.start(.write, 0, 4096, fill: 1)
         unsafe bench.arena.bytes(write.buffer, 4096)[100] = 9
         let (_, wrong) = bench.disk.complete(
@@ -199,7 +150,7 @@ private struct Bench {
     }
 
     @Test func copiesAreSnapshots() {
-        var bench = Bench()
+        var bench = DiskBench()
         bench.write(0, 4096, 1)
         let copy = bench.disk
         bench.write(0, 4096, 2)

@@ -283,6 +283,8 @@ private struct Reader {
         var model = SpaceModel(serial: 1, sizeBytes: 2 << 20)
         model.replyChange(model.submitWrite(sectors: 3000..<3008, fua: true), ok: true)
         #expect(model.isTouched(3000))
+        model.crash()
+        #expect(model.surelyHolds(fromGrain: 1))
         model.resize(sizeBytes: 1 << 20)
         #expect(model.sectors == 2048)
         model.resize(sizeBytes: 2 << 20)

@@ -15,6 +15,8 @@ public final class Engine: @unchecked Sendable {
     /// Which of the ``shardCount`` engines of this process it is.
     public let shard: Int
     public let shardCount: Int
+    /// Where the spaces of this shard note what is not durable; nil: a killed process loses it.
+    let restartMemory: (any RestartMemory)?
     let executor = ShardExecutor()
 
     /// What the devices are asked to do. The driver takes them and clears the list.
@@ -25,6 +27,9 @@ public final class Engine: @unchecked Sendable {
     public var replies: [SpaceReply] = []
     /// What the other shards' engines are told. The driver takes them and clears the list.
     public var posts: [EnginePost] = []
+    /// Devices that are given up: the driver ends what they have under way with errors, in every
+    /// shard, and clears the list.
+    public var abandonments: [DeviceIndex] = []
 
     public private(set) var nowNs: UInt64 = 0
     public private(set) var isStopped = false
@@ -39,6 +44,11 @@ public final class Engine: @unchecked Sendable {
     /// Devices that failed a write or a flush, or had before they were opened.
     var failedDevices = DeviceSet()
 
+    var readLatency = ReadLatency()
+    /// What tells one hedge from another.
+    var hedges: UInt32 = 0
+    private(set) lazy var readWatch = Signal(self)
+    var isWatchingReads = false
     /// Devices that cannot give space back: they are not asked again.
     var discardRefused = DeviceSet()
     /// Slow paths that wait for a frame.
@@ -50,6 +60,8 @@ public final class Engine: @unchecked Sendable {
     /// Spaces placed on each shard by the pools of this one.
     var spacesPlaced: [Int]
     private var pools: [WeakPool] = []
+    /// Devices that do not answer, while it is looked at whether they can be done without.
+    var stallsLookedAt = DeviceSet()
     private var batches: [IOBatch?] = []
     private var freeBatches: [Int] = []
     private var signals: [WeakSignal] = []
@@ -62,13 +74,15 @@ public final class Engine: @unchecked Sendable {
     /// - Parameter shard: below `shardCount`. The engines of a process are numbered from 0, and
     ///   its pools are opened on one of them.
     public init(
-        arena: BufferArena, limits: Limits = Limits(), shard: Int = 0, shardCount: Int = 1
+        arena: BufferArena, limits: Limits = Limits(), shard: Int = 0, shardCount: Int = 1,
+        restartMemory: (any RestartMemory)? = nil
     ) {
         limits.check()
         precondition(shardCount >= 1 && (0..<shardCount).contains(shard))
         self.shard = shard
         self.shardCount = shardCount
         spacesPlaced = Array(repeating: 0, count: shardCount)
+        self.restartMemory = restartMemory
         self.arena = arena
         self.limits = limits
         requests = RequestTable(capacity: limits.requestsInFlight)
@@ -140,6 +154,7 @@ public final class Engine: @unchecked Sendable {
     public func stop() {
         isStopped = true
         operations.removeAll()
+        abandonments.removeAll()
         replies.removeAll()
         witnessOperations.removeAll()
         runnable.removeAll()
@@ -161,6 +176,7 @@ public final class Engine: @unchecked Sendable {
     /// What is known of a device from here on.
     func note(_ device: DeviceIndex, serves: Bool, supportsDiscard: Bool) {
         serves ? failedDevices.remove(device) : failedDevices.insert(device)
+        readLatency.forget(device)
         supportsDiscard ? discardRefused.remove(device) : discardRefused.insert(device)
     }
 
@@ -218,6 +234,11 @@ public final class Engine: @unchecked Sendable {
     func unregister(_ index: Int) {
         batches[index] = nil
         freeBatches.append(index)
+    }
+
+    /// The open pool that has a device; of the pools whose home this engine is.
+    func pool(of device: DeviceIndex) -> Pool? {
+        pools.lazy.compactMap(\.pool).first { !$0.isClosed && $0.disk(of: device) != nil }
     }
 
     /// A pool whose home this engine is: a stop ends its hold on its spaces.

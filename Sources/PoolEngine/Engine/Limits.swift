@@ -8,12 +8,27 @@ public struct Limits: Sendable {
     public var checksumPages = 16_384
     /// Blocks of one space whose new value is not durable yet; reached: the engine flushes.
     public var unflushedBlocks = 65_536
+    /// Memory for each open space that outlives the process. Three eighths full: the engine flushes;
+    /// three quarters: writes wait for that.
+    public var restartLogBytes = 1 << 20
     /// Journal pieces (1 MiB each) of a new space.
     public var journalPieces = 8
     /// Regions of one space that may be dirty at a time; reached: the idle ones are cleaned.
     public var dirtyRegions = 4096
     /// A region without writes for this long is cleaned.
     public var cleanAfterNs: UInt64 = 5_000_000_000
+    /// Grains of which it is known to the block what a disk that is away lacks; reached: all of it
+    /// is known by the region.
+    public var missedGrains = 65_536
+    /// Grains of a space that wait for a copy to be put right that a read found wrong.
+    public var repairQueue = 1024
+    /// A read that has taken this long, and much longer than reads do, is tried on another copy.
+    public var hedgeAfterNs: UInt64 = 5_000_000
+    /// Of a hundred reads, how many may be.
+    public var hedgePercent = 5
+    /// A disk that kept a read is read last for this long, twice as long each time.
+    public var lateNs: UInt64 = 1_000_000_000
+    public var mostLateNs: UInt64 = 30_000_000_000
     /// Metadata pages that one checkpoint step writes together.
     public var checkpointPages = 256
     /// Most data columns x copies of a slab group.
@@ -61,8 +76,16 @@ public struct Limits: Sendable {
         precondition(
             pendingBlocks + pendingBlocks / 2 + 3 * Journal.batchBlocks
                 <= journalPieces * Journal.blocksPerPiece / 2)
+        // So does, beside a commit that was cut short, what a killed process has left in its log.
+        let logBlocks = restartLogBytes / Units.blockBytes
+        let bothBlocks = min(pendingBlocks, logBlocks) + logBlocks
+        precondition(
+            bothBlocks + bothBlocks / 2 + 3 * Journal.batchBlocks
+                <= journalPieces * Journal.blocksPerPiece / 2)
+        precondition(restartLogBytes >= 16 << 10 && restartLogBytes % Units.blockBytes == 0)
         precondition(scratchPages >= 16 && scratchPairs >= 4 && scratchGrains >= 6)
         precondition(parkedWrites >= 0 && parkedBytes >= 0)
+        precondition(hedgeAfterNs >= 2 && (0...100).contains(hedgePercent) && lateNs > 0)
         precondition(compactBatch >= 1 && compactScan >= 1)
         precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
     }

@@ -34,6 +34,80 @@ public enum Mutant: String, CaseIterable, Sendable {
     case shrinkKeepsRecords
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
     case moveForgetsValues
+    /// What a killed process had acknowledged is not committed.
+    case forgetUnflushed
+    /// The log of what is not durable forgets a commit before that is durable.
+    case forgetUnflushedEarly
+    /// A killed process's log is believed in bytes that the disks have lost.
+    case believeUnflushed
+    /// A write over a block whose first value is not durable is not noted before it goes out.
+    case forgetIntents
+    /// A checkpoint that a crash cut short is not brought to the copies that lack it.
+    case leaveCopiesBehind
+    /// A write that a disk is away from is not noted as missed by it.
+    case forgetMissed
+    /// After a crash dirty regions are not missed by the disks that are away.
+    case forgetDirtyWhenAway
+    /// The configuration does not say that a disk has left a space.
+    case forgetDeparture
+    /// A disk that has come back counts before it is made equal.
+    case skipMissed
+    /// What a disk that has come back was given is not flushed before it counts.
+    case caughtUpUnflushed
+    /// What is found wrong on a copy is not put right.
+    case repairNothing
+    /// What a disk lacks does not begin with what no flush had made durable there.
+    case departWithoutUnflushed
+    /// A region is cleaned while a disk is away, and not recorded as missed by it.
+    case forgetMissedMark
+    /// What a disk takes with it out of the commit under way is not recorded.
+    case forgetLateMissed
+    /// What a killed process had acknowledged without a disk is not missed by it.
+    case forgetMissedLeftBehind
+    /// A disk that has come back counts before the configuration says so.
+    case readReturning
+    /// The pages of a disk that has come back stay as they are.
+    case keepStaleMetadata
+    /// So does its copy of the journal.
+    case keepStaleJournal
+    /// A flush that fails counts as done.
+    case ignoreFailedFlush
+    /// A write that fails on one copy counts as done there.
+    case ignoreFailedWrite
+    /// A disk that has been restored from an older image is taken back.
+    case acceptOlderTime
+    /// One that is from an older time votes.
+    case countStaleVoters
+    /// A disk of another history is taken back.
+    case acceptOtherHistory
+    /// A scrub takes the first copy for the right one.
+    case scrubFromWrong
+    /// A scrub looks at a grain without holding its range.
+    case scrubUnheld
+    /// A scrub passes over what cannot be read.
+    case scrubSkipsUnreadable
+    /// The old copy of a piece is free before the record of its new place is durable.
+    case pieceFreedEarly
+    /// The record of a piece's new place is written before the piece is flushed there.
+    case pieceUnflushed
+    /// A root that names new places is not flushed before the old ones are free.
+    case rootUnflushed
+    /// A disk that is emptied leaves with a slab group on it.
+    case retireForgetsGroup
+    /// A slab group that was granted with fewer copies stays so.
+    case forgetHoles
+    /// Copies on a disk that has come back, and is not equal yet, are chosen after a crash.
+    case settleFromReturning
+    /// A disk that has come back takes no writes before it counts.
+    case returningLacksWrites
+    /// When one of two disks is equal again, what the other lacks is forgotten.
+    case forgetOthersMissed
+    /// What was given back while a disk was away stays taken on it.
+    case returnKeepsSlabs
+    /// Past its budget, what a disk lacks is forgotten instead of kept by the region.
+    case forgetPastBudget
+    /// What a disk is given is not compared with its values.
+    case resyncUnverified
     /// Block status says of written blocks that they are a hole.
     case statusForgetsData
     /// A slab group without grains is forgotten, and its slabs with it.
@@ -46,9 +120,20 @@ public enum Mutant: String, CaseIterable, Sendable {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .moveForgetsValues,
-            .groupFreedEarly, .shrinkKeepsRecords:
+            .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
+            .believeUnflushed, .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway,
+            .caughtUpUnflushed, .forgetLateMissed, .forgetMissedLeftBehind,
+            .pieceFreedEarly, .pieceUnflushed,
+            .rootUnflushed, .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata:
             true
-        case .statusForgetsData, .groupLeaks: false
+        case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
+            .groupLeaks, .departWithoutUnflushed, .readReturning,
+            .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime,
+            .countStaleVoters, .acceptOtherHistory, .scrubFromWrong, .scrubUnheld,
+            .scrubSkipsUnreadable, .retireForgetsGroup, .forgetHoles, .returningLacksWrites,
+            .returnKeepsSlabs, .forgetMissedMark, .keepStaleJournal, .forgetPastBudget,
+            .resyncUnverified:
+            false
         }
     }
 

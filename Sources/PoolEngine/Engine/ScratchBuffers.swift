@@ -10,6 +10,8 @@ final class ScratchBuffers: @unchecked Sendable {
     private var pages: [Int] = []
     private var pairs: [Int] = []
     private var grains: [Int] = []
+    /// For writing a configuration: whoever waits for a failed disk to be recorded may hold any other.
+    private var configurations: [Int]
     private var given: Signal?
     /// Requests parked for a page.
     private var parked: [RequestIndex] = []
@@ -31,9 +33,10 @@ final class ScratchBuffers: @unchecked Sendable {
         // One buffer is never in the lists: it is what a stopped engine's slow paths scribble on.
         let spare = grains.popLast()
         afterStop = spare ?? 0
+        configurations = arena.take(bytes: Units.grainBytes).map { [$0] } ?? []
         precondition(
             pages.count == limits.scratchPages && pairs.count == limits.scratchPairs
-                && grains.count == limits.scratchGrains - 1,
+                && grains.count == limits.scratchGrains - 1 && !configurations.isEmpty,
             "the arena is smaller than the engine's own buffers")
     }
 
@@ -55,11 +58,29 @@ final class ScratchBuffers: @unchecked Sendable {
         }
     }
 
-    /// Two of 1 MiB, or none yet: whoever needs both holds nothing while it waits.
-    func takeGrainPair() async -> (Int, Int) {
+    /// The buffer of 1 MiB for a configuration; it goes back with ``giveConfiguration(_:)``.
+    func takeConfiguration() async -> Int {
         while true {
-            if grains.count >= 2 { return (grains.removeLast(), grains.removeLast()) }
-            guard let engine, !engine.isStopped, let given else { return (afterStop, afterStop) }
+            if let buffer = configurations.popLast() { return buffer }
+            guard let engine, !engine.isStopped, let given else { return afterStop }
+            await given.wait()
+        }
+    }
+
+    func giveConfiguration(_ buffer: Int) {
+        if buffer == afterStop { return }
+        configurations.append(buffer)
+        given?.fire()
+    }
+
+    /// Up to three of 1 MiB, or none yet: whoever needs several holds nothing while it waits.
+    func takeGrains(_ count: Int) async -> [Int] {
+        precondition(count <= 3)
+        while true {
+            if grains.count >= count { return (0..<count).map { _ in grains.removeLast() } }
+            guard let engine, !engine.isStopped, let given else {
+                return Array(repeating: afterStop, count: count)
+            }
             await given.wait()
         }
     }

@@ -20,9 +20,9 @@ struct Journal {
     }
 
     /// One list of copies for each piece.
-    let pieces: [[SlabGroups.Base]]
+    private(set) var pieces: [[SlabGroups.Base]]
     /// The devices its copies lie on.
-    let devices: DeviceSet
+    private(set) var devices = DeviceSet()
     private(set) var nextSequence: UInt64
     private(set) var nextBlock: Int
     private(set) var previousChecksum: UInt32
@@ -39,15 +39,29 @@ struct Journal {
         previousChecksum: UInt32, live: [Entry]
     ) {
         self.pieces = pieces
-        var devices = DeviceSet()
-        for base in pieces.joined() { devices.insert(base.device) }
-        self.devices = devices
+        for base in pieces.joined() where base.device != DiskPlaces.nowhere {
+            devices.insert(base.device)
+        }
         self.nextSequence = nextSequence
         self.nextBlock = nextBlock
         self.previousChecksum = previousChecksum
         confirmedSequence = nextSequence - 1
         entries = live
         usedBlocks = live.reduce(0) { $0 + $1.blocks + $1.skipped }
+    }
+
+    /// A disk has come back, as another device.
+    mutating func find(_ disk: DiskNumber, on device: DeviceIndex) {
+        replacePieces(pieces.map { $0.found(disk, on: device) })
+    }
+
+    /// Its copies lie elsewhere from here on, its blocks as they were.
+    mutating func replacePieces(_ pieces: [[SlabGroups.Base]]) {
+        self.pieces = pieces
+        devices = DeviceSet()
+        for base in pieces.joined() where base.device != DiskPlaces.nowhere {
+            devices.insert(base.device)
+        }
     }
 
     /// The oldest batch that replay would need: none older is behind the tail.
@@ -99,7 +113,7 @@ struct Journal {
     func addresses(ofBlock block: Int) -> [SlabGroups.Base] {
         pieces[block / Self.blocksPerPiece].map {
             SlabGroups.Base(
-                device: $0.device,
+                device: $0.device, disk: $0.disk,
                 offsetBytes: $0.offsetBytes
                     + UInt64(block % Self.blocksPerPiece * Units.blockBytes))
         }

@@ -23,7 +23,7 @@ struct PieceDirectory {
 
     private var kinds: [Kind] = Array(repeating: Kind(), count: 16)
     /// The directory's own pieces, named by the root.
-    let rootDirectory: [[SlabGroups.Base]]
+    private(set) var rootDirectory: [[SlabGroups.Base]]
     /// What each place of the directory names.
     private var slots: [(kind: PieceKind, index: UInt32)?] = []
     private(set) var count: Int
@@ -34,12 +34,39 @@ struct PieceDirectory {
         count = fixedPieces + rootDirectory.count
     }
 
-    static let pagedKinds: [PieceKind] = [.directory, .group, .map, .dirty, .checksum]
+    static let pagedKinds: [PieceKind] = [.directory, .group, .map, .dirty, .missed, .checksum]
 
     private func index(_ kind: PieceKind) -> Int { Int(kind.rawValue) }
 
     var entries: [DirectoryEntry] {
         Self.pagedKinds.flatMap { kinds[index($0)].pieces.compactMap { $0?.entry } }
+    }
+
+    /// A disk has come back, as another device.
+    mutating func find(_ disk: DiskNumber, on device: DeviceIndex) {
+        rootDirectory = rootDirectory.map { $0.found(disk, on: device) }
+        for kind in kinds.indices {
+            for index in kinds[kind].pieces.indices {
+                guard let bases = kinds[kind].pieces[index]?.bases else { continue }
+                kinds[kind].pieces[index]?.bases = bases.found(disk, on: device)
+            }
+        }
+    }
+
+    /// A piece lies elsewhere from here on, its pages as they were.
+    mutating func replace(
+        _ kind: PieceKind, _ index: UInt32, _ entry: DirectoryEntry, bases: [SlabGroups.Base]
+    ) {
+        guard piece(kind, index) != nil else { return }
+        kinds[self.index(kind)].pieces[Int(index)]?.entry = entry
+        kinds[self.index(kind)].pieces[Int(index)]?.bases = bases
+    }
+
+    mutating func replaceRootDirectory(_ bases: [[SlabGroups.Base]]) { rootDirectory = bases }
+
+    /// The copies of each piece but the directory's own.
+    var allBases: [[SlabGroups.Base]] {
+        kinds.flatMap { $0.pieces.compactMap { $0?.bases } }
     }
 
     mutating func add(_ entry: DirectoryEntry, slot: UInt32, bases: [SlabGroups.Base]) {
@@ -99,7 +126,8 @@ struct PieceDirectory {
             ? rootDirectory[Int(piece)] : self.piece(kind, UInt32(piece))?.bases ?? []
         let offset = MetadataPage.slotOffset(page: within, slot: slot)
         return bases.map {
-            SlabGroups.Base(device: $0.device, offsetBytes: $0.offsetBytes + offset)
+            SlabGroups.Base(
+                device: $0.device, disk: $0.disk, offsetBytes: $0.offsetBytes + offset)
         }
     }
 
@@ -141,6 +169,16 @@ struct PieceDirectory {
             kinds[at].newerSlots[word] &= ~bit
         } else {
             kinds[at].newerSlots[word] |= bit
+        }
+    }
+}
+
+extension [SlabGroups.Base] {
+    /// The same places, those of one disk on another device.
+    func found(_ disk: DiskNumber, on device: DeviceIndex) -> [SlabGroups.Base] {
+        map { base in
+            guard base.disk == disk else { return base }
+            return SlabGroups.Base(device: device, disk: disk, offsetBytes: base.offsetBytes)
         }
     }
 }

@@ -160,6 +160,12 @@ extension Space {
             page.zero()
             imageDirty(candidate.page, page)
             pieces.markClean(.dirty, candidate.page)
+        case .missed:
+            // Its records are grants in this: with some under way, what is durable cannot be told.
+            if hasGrantsUnderWay { return false }
+            page.zero()
+            imageMissed(candidate.page, page)
+            pieces.markClean(.missed, candidate.page)
         case .group:
             if hasGrantsUnderWay { return false }
             page.zero()
@@ -170,7 +176,7 @@ extension Space {
             page.zero()
             imageDirectory(candidate.page, page)
             pieces.markClean(.directory, candidate.page)
-        case .root, .journal, .missed, .pins, .heat:
+        case .root, .journal, .pins, .heat:
             preconditionFailure("no page of this kind is ever dirty")
         }
         MetadataPage.seal(
@@ -229,6 +235,15 @@ extension Space {
         }
     }
 
+    private func imageMissed(_ index: UInt32, _ page: PageImage) {
+        for region in missedRegions {
+            let place = DirtyPage.place(ofRegion: region)
+            if place.page == UInt64(index) {
+                DirtyPage.set(in: page, region: place.region, dirty: true)
+            }
+        }
+    }
+
     /// A page of one number has one content: with grants in it that are not durable, two images of
     /// the same number would differ, and nothing would tell the newer.
     private var hasGrantsUnderWay: Bool {
@@ -261,7 +276,8 @@ extension Space {
         var devices = DeviceSet()
         for (position, candidate) in pages.enumerated() {
             let slot = 1 - newerSlot(candidate)
-            for base in pieces.addresses(candidate.kind, page: candidate.page, slot: slot) {
+            for base in pieces.addresses(candidate.kind, page: candidate.page, slot: slot)
+            where departed.takesPages(base) {
                 io.write(
                     base.device, at: base.offsetBytes, bytes: Units.blockBytes,
                     from: buffer + position * Units.blockBytes)
@@ -269,9 +285,8 @@ extension Space {
             }
         }
         if Mutant.isActive(.retireEarly) { retire() }
-        if await io.run() { return await flush(devices) }
-        await failDevices(io.devices(with: .ioError), during: "checkpoint")
-        return false
+        if await !io.run(), await !goOn(without: io, during: "checkpoint") { return false }
+        return await flush(devices)
     }
 
     private func newerSlot(_ candidate: Candidate) -> Int {
@@ -321,6 +336,8 @@ struct ReplayOverlay {
 
     /// Nothing of the page is needed any more.
     mutating func forget(page: UInt32) { pages[page] = nil }
+
+    func has(page: UInt32) -> Bool { pages[page] != nil }
 
     /// The oldest batch with a change that is only here.
     var oldest: UInt64? { pages.values.compactMap { $0.first?.sequence }.min() }

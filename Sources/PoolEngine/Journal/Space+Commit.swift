@@ -6,10 +6,11 @@ import PoolFormat
 ///
 /// 1. *Capture*, at one instant: every completed write, trim and grant; every FLUSH and FUA that
 ///    waits. What comes later belongs to the next commit, whose device flushes are submitted later.
-/// 2. Where a block leaves UNWRITTEN, or a grain has moved: flush the devices with captured data. A
-///    record that makes bytes readable is written only behind those bytes.
-/// 3. Write the journal's batches to every copy.
-/// 4. Flush the devices with captured data and those of the journal.
+/// 2. Where a block leaves UNWRITTEN: flush the devices with captured data. A record that makes bytes
+///    readable is written only behind those bytes.
+/// 3. Where a disk has left: record what it lacks. Then write the journal's batches to every copy.
+/// 4. Flush the devices with captured data and those of the journal. Where a disk fails, it leaves:
+///    the others go on, once that is durable and what it lacks is recorded (`Space+Departures.swift`).
 /// 5. *Confirm*: reply to the captured, free what was unmapped, let writes go on.
 ///
 /// Why a crash is safe. Before 4 has ended nothing was acknowledged as durable, and any prefix of
@@ -63,9 +64,11 @@ extension Space {
                 await checkpointed.wait()
                 continue
             }
+            await commitLock.acquire(engine)
             let onlyMarks = !isCommitWanted
             (isCommitWanted, isMarkWanted) = (false, false)
             await onlyMarks ? commitMarks() : commitAll()
+            commitLock.release()
         }
     }
 
@@ -82,6 +85,7 @@ extension Space {
         addCleans()
         let values = capture()
         startedCommits += 1
+        let departuresBefore = departuresNoted
         let devices = unflushedDevices
         unflushedDevices = DeviceSet()
         swap(&flushWaiters, &capturedWaiters)
@@ -92,11 +96,16 @@ extension Space {
         if values.makesReadable && !Mutant.isActive(.recordBeforeData) {
             isDurable = await flush(devices)
         }
+        // In front of the records that make it readable: a disk that has just left lacks it.
+        if isDurable { isDurable = await recordLateMissed() }
         if isDurable { isDurable = await writeAndFlush(values, data: devices) }
+        if isDurable { isDurable = await recordLateMissed() }
         guard isDurable else { return failCommit() }
+        // What the disks that left have taken with them is known only now.
+        let isLost = departuresNoted != departuresBefore && !isCommitCovered
         confirm()
         completedCommits = startedCommits
-        confirmWaiters()
+        confirmWaiters(isLost ? .ioError : .ok)
         commitCompleted.fire()
     }
 
@@ -112,16 +121,17 @@ extension Space {
     private struct CapturedValues {
         var blocks: [UInt32] = []
         var grains: [GrainMap.Entry] = []
-        /// A block leaves UNWRITTEN, or a grain lies elsewhere.
+        /// A block leaves UNWRITTEN.
         var makesReadable = false
     }
 
     private func capture() -> CapturedValues {
         precondition(committing.isEmpty && committing.freed.isEmpty)
         swap(&pending, &committing)
+        pendingMissed.removeAll()
+        unflushedLog.capture()
         for region in committing.marks { regions.setMark(region, .committing) }
         var values = CapturedValues()
-        values.makesReadable = !committing.moved.isEmpty && !Mutant.isActive(.moveBeforeData)
         values.blocks.reserveCapacity(committing.blocks.keys.count)
         for key in committing.blocks.keys {
             guard key != PendingTable.removed else {
@@ -161,6 +171,8 @@ extension Space {
             nowNs: engine.nowNs,
             idleNs: isWanted ? 0 : engine.limits.cleanAfterNs, bound: engine.limits.dirtyRegions)
         for region in regions {
+            // In front of the clean, in the same batches: a crash finds the region in one of the two.
+            if !departed.disks.isEmpty, !Mutant.isActive(.forgetMissedMark) { recordMissed(region) }
             self.regions.setMark(region, .cleaning)
             pending.cleans.append(region)
         }
@@ -175,12 +187,18 @@ extension Space {
         return await flush(devices)
     }
 
+    /// Flushes those of the devices that serve. One that fails leaves the space.
+    ///
+    /// - Returns: whether everything written is durable on all disks that have not left, and that
+    ///   the others have left is durable too.
     func flush(_ devices: DeviceSet) async -> Bool {
         let io = IOBatch(engine)
-        devices.forEach { io.flush($0) }
-        if await io.run() { return true }
-        await failDevices(io.devices(with: .ioError), during: "flush")
-        return false
+        devices.forEach { if copies == 1 || !engine.failedDevices.contains($0) { io.flush($0) } }
+        if await !io.run(), !Mutant.isActive(.ignoreFailedFlush) {
+            await failDevices(io.devices(with: .ioError), during: "flush")
+            if copies == 1 { return false }
+        }
+        return await departuresAreDurable()
     }
 
     // MARK: - batches
@@ -200,7 +218,7 @@ extension Space {
         } while true
     }
 
-    private func writeBatch(_ writer: inout BatchWriter, buffer: Int) async -> Bool {
+    func writeBatch(_ writer: inout BatchWriter, buffer: Int) async -> Bool {
         let tail = journal.tail
         let blocks =
             (JournalBatch.headerBytes + writer.recordBytes + Units.blockBytes - 1)
@@ -216,14 +234,20 @@ extension Space {
                 recordBytes: 0, recordCount: 0))
         let entry = journal.append(blocks: blocks, checksum: checksum)
         let io = IOBatch(engine)
-        let copies = journal.addresses(ofBlock: entry.firstBlock)
-        for base in copies {
+        for base in journal.addresses(ofBlock: entry.firstBlock) where departed.takesJournal(base) {
             io.write(
                 base.device, at: base.offsetBytes, bytes: blocks * Units.blockBytes, from: buffer)
         }
         if await io.run() { return true }
-        await failDevices(io.devices(with: .ioError), during: "journal write")
-        return false
+        return await goOn(without: io, during: "journal write")
+    }
+
+    /// A write of metadata has failed somewhere: those disks leave.
+    ///
+    /// - Returns: whether the space goes on: some copy was written.
+    func goOn(without io: IOBatch, during what: String) async -> Bool {
+        await failDevices(io.devices(with: .ioError), during: what)
+        return copies > 1 ? await departuresAreDurable() && hasMetadata : false
     }
 
     /// How far the encoding of a commit has come.
@@ -321,10 +345,9 @@ extension Space {
             releasesUnderWay += 1
             background { await $0.release(freed) }
         }
-        if !committing.isEmpty {
-            engine.frameReleased.fire()
-            if !isJournalTight { wake(&roomWaiters) }
-        }
+        let isLogShorter = unflushedLog.confirm(sequence: journal.confirmedSequence)
+        if !committing.isEmpty { engine.frameReleased.fire() }
+        if isLogShorter || !committing.isEmpty, !isJournalTight { wake(&roomWaiters) }
         committing.removeAll()
         if journal.usedBlocks * 4 > journal.blockCount { wantCheckpoint() }
         if frames.dirtyCount * 2 > frames.capacity { wantCheckpoint() }
@@ -353,10 +376,10 @@ extension Space {
     /// The first batch of the commit that was just confirmed, or an earlier one.
     private var firstUnretired: UInt64 { max(journal.tail.sequence, 1) }
 
-    private func confirmWaiters() {
+    private func confirmWaiters(_ status: RequestStatus = .ok) {
         let waiters = capturedWaiters
         capturedWaiters.removeAll(keepingCapacity: true)
-        for request in waiters { reply(request, .ok) }
+        for request in waiters { reply(request, status) }
     }
 
     /// A disk failed: nothing of this commit is known to be durable, the space is read-only.

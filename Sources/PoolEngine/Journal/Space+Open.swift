@@ -9,9 +9,10 @@ import PoolFormat
 /// 2. The journal's copies are merged and flushed (``JournalScan``).
 /// 3. Directory, group, map and dirty pages are read, and the batches newer than each page applied.
 ///    Values stay in the journal until their page is needed (``ReplayOverlay``).
-/// 4. The pool frees what this space was granted and does not claim.
-/// 5. The first batch of the new epoch is durable.
-/// 6. Requests are served; a grain of a dirty region is made equal on all copies before its first.
+/// 4. What a killed process had acknowledged is committed (`Space+Restart.swift`).
+/// 5. The pool frees what this space was granted and does not claim.
+/// 6. The first batch of the new epoch is durable.
+/// 7. Requests are served; a grain of a dirty region is made equal on all copies before its first.
 extension Space {
     // MARK: - making
 
@@ -95,16 +96,32 @@ extension Space {
     // MARK: - opening
 
     /// On the shard of `engine`, which the space stays on.
+    ///
+    /// - Parameter departed: the disks it has to do without, those among them that are here again
+    ///   as returning.
     static func open(
         _ pool: Pool, on engine: Engine, _ places: DiskPlaces, _ settings: PoolSettings,
-        _ record: SpaceRecord, epoch: UInt64
+        _ record: SpaceRecord, _ departed: DepartedDisks, epoch: UInt64
     ) async throws(PoolError) -> Space {
         let resolve = Resolver(places: places, lineage: record.lineage)
-        let root = try await readRoot(
-            pool, engine, record, bases: try resolve.bases([record.root])[0])
+        // From its last disk nobody departs, also where that is not here.
+        let isHere = { (base: SlabGroups.Base) in
+            base.device != DiskPlaces.nowhere && departed.isCurrent(base)
+        }
+        let rootBases = try resolve.bases([record.root])[0].filter(isHere)
+        guard !rootBases.isEmpty else {
+            throw .claimRefused(
+                lineage: record.lineage, what: "no copy of its root is here")
+        }
+        let root = try await readRoot(pool, engine, record, bases: rootBases)
         let journalPieces = try resolve.bases(root.journal)
+        let current = journalPieces.map { copies in copies.filter(isHere) }
+        guard current.allSatisfy({ !$0.isEmpty }) else {
+            throw .claimRefused(
+                lineage: record.lineage, what: "no disk that is here has its journal")
+        }
         let scan = try await scanJournal(
-            pool, engine, lineage: record.lineage, pieces: journalPieces)
+            pool, engine, lineage: record.lineage, pieces: current)
         let chain: [JournalScan.Batch]
         switch scan.chain() {
         case .chain(let found): chain = found
@@ -114,17 +131,17 @@ extension Space {
         case .empty:
             throw .claimRefused(lineage: record.lineage, what: "its journal is empty")
         }
-        try await mergeJournal(pool, engine, pieces: journalPieces, chain: chain)
+        try await mergeJournal(pool, engine, pieces: current, chain: chain)
 
         let space = Space(
             pool: pool, engine: engine, places: places, settings: settings, record: record,
-            epoch: epoch, journal: Journal(resuming: chain, pieces: journalPieces),
+            root: root, departed: departed, epoch: epoch, journal: Journal(resuming: chain, pieces: journalPieces),
             pieces: PieceDirectory(
                 rootDirectory: try resolve.bases(root.directory),
                 fixedPieces: 1 + root.journal.count))
         space.handle = engine.attach(space)
         do throws(PoolError) {
-            try await space.recover(chain, root: root, record: record)
+            try await space.recover(chain)
         } catch {
             await space.end()
             throw error
@@ -180,18 +197,22 @@ extension Space {
         }
     }
 
-    private func recover(
-        _ chain: [JournalScan.Batch], root: SpaceRoot, record: SpaceRecord
-    ) async throws(PoolError) {
-        let records = try decode(chain)
+    private func recover(_ chain: [JournalScan.Batch]) async throws(PoolError) {
+        let left = findLeftBehind(chain)
+        let next = journal.nextSequence
+        var records = try decode(chain)
+        let durableCount = records.count
+        records += left?.records.map { (next, $0) } ?? []
         try await recoverDirectory(records)
         try await recoverGroups(records)
         try await recoverMap(records)
         try await recoverRegions(records)
+        if let left {
+            let committed = try await commitLeftBehind(left)
+            records.replaceSubrange(durableCount..., with: committed.map { (next, $0) })
+        }
         overlayValues(records)
-        let rootPieces = record.root + root.journal.joined() + root.directory.joined()
-        let (lineage, claimed) = (lineage, groups.records)
-        let claimedPieces = rootPieces + pieces.entries.flatMap(\.copies)
+        let (lineage, claimed, claimedPieces) = (lineage, groups.records, claimedPieceAddresses)
         try await atHome { pool async throws(PoolError) in
             try await pool.reconcile(lineage: lineage, groups: claimed, pieces: claimedPieces)
         }
@@ -207,13 +228,21 @@ extension Space {
         let dirtyPages = (regions.count + DirtyPage.regionsPerPage - 1) / DirtyPage.regionsPerPage
         for page in stride(from: 0, to: dirtyPages, by: MetadataPage.pagesPerPiece) {
             try await ensurePiece(.dirty, page: UInt32(page))
+            if copies > 1 { try await ensurePiece(.missed, page: UInt32(page)) }
         }
         pending.records.append(.activation(epoch: epoch))
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
         background { await $0.maintain() }
         background { await $0.compactLoop() }
         if isFixed { background { await $0.completeFixed() } }
-        if !regions.marked.isEmpty { background { await $0.resync() } }
+        if !regions.marked.isEmpty { background { await $0.settleCrashed() } }
+        for grain in unequalGrains.sorted() { repairLater(grain) }
+        unequalGrains.removeAll()
+        if departed.disks.isEmpty { forgetMissed() }
+        for disk in departed.disks where disk.phase == .returning {
+            let number = disk.number
+            background { await $0.resync(number) }
+        }
     }
 
     /// Lets the background work run out.
@@ -222,6 +251,7 @@ extension Space {
         while backgroundTasks > 0, !engine.isStopped {
             commitWanted.fire()
             commitCompleted.fire()
+            departureSettled.fire()
             checkpointWanted.fire()
             maintenance.fire()
             compactionWanted.fire()
@@ -246,12 +276,12 @@ extension Space {
         failParked(.shutdown)
         compactionWanted.fire()
         compactionPause.fire()
-        while inFlight > 0 || isCompacting, !engine.isStopped { await idle.wait() }
+        while inFlight > 0 || isCompacting || isRepairing, !engine.isStopped { await idle.wait() }
         // The second commit records as clean what the first has covered.
         if await commit(), await commit() {
             // What they freed: an emptied group goes back by a commit of its own.
             await releaseFreed()
-            _ = await checkpointAll()
+            if await checkpointAll() { discardLog() }
         }
         await end()
     }

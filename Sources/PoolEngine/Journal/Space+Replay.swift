@@ -26,8 +26,10 @@ extension Space {
 
     /// Reads every page of a kind that is there, piece by piece, and hands over the newest valid
     /// slot of each with the batch number it is complete to.
+    ///
+    /// - Parameter changed: the pages that the journal has changes of.
     private func readPages(
-        _ kind: PieceKind, pieceCount: Int,
+        _ kind: PieceKind, pieceCount: Int, changed: Set<UInt32>,
         _ body: (UInt32, PageImage, UInt64) throws(PoolError) -> Void
     ) async throws(PoolError) {
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
@@ -36,22 +38,27 @@ extension Space {
         for piece in 0..<UInt32(pieceCount) {
             let first = piece * UInt32(MetadataPage.pagesPerPiece)
             guard kind == .directory || pieces.has(kind, page: first),
-                let base = pieces.addresses(kind, page: first, slot: 0).first
-            else { continue }
+                let base = pieces.addresses(kind, page: first, slot: 0)
+                    .first(where: { departed.isCurrent($0) })
+            else {
+                guard kind != .directory, !pieces.has(kind, page: first) else { throw .ioError }
+                continue
+            }
             io.read(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, into: buffer)
             let isRead = await io.run()
             if engine.isStopped { throw .stopped }
             for within in 0..<MetadataPage.pagesPerPiece {
                 let page = first + UInt32(within)
                 let pair = buffer + Int(MetadataPage.slotOffset(page: within, slot: 0))
-                if isRead, let (slot, sequence) = undoubted(kind, page, pair) {
+                let isChanged = changed.contains(page)
+                if isRead, !isChanged, let (slot, sequence) = undoubted(kind, page, pair) {
                     pieces.setNewerSlot(kind, page, slot)
                     let image = unsafe PageImage(
                         engine.arena.bytes(pair + slot * Units.blockBytes, Units.blockBytes))
                     try body(page, image, sequence)
                     continue
                 }
-                let found = try await readPage(kind, page)
+                let found = try await readPage(kind, page, afterCrash: isChanged)
                 defer { engine.scratch.give(found.buffer) }
                 pieces.setNewerSlot(kind, page, found.slot)
                 let image = unsafe PageImage(
@@ -59,6 +66,26 @@ extension Space {
                 try body(page, image, found.sequence)
             }
         }
+    }
+
+    /// The pages of a kind that records change, other than checksum pages.
+    private func changedPages(_ kind: PieceKind, _ records: Replayed) -> Set<UInt32> {
+        var pages: Set<UInt32> = []
+        for (_, record) in records {
+            switch (kind, record) {
+            case (.directory, .pieceGranted(let slot, _)), (.directory, .pieceReleased(let slot)):
+                pages.insert(UInt32(DirectoryPage.place(ofSlot: slot).page))
+            case (.group, .groupAdded(let group)): pages.insert(GroupPage.index(ofGroup: group.id))
+            case (.group, .groupRemoved(let id)): pages.insert(GroupPage.index(ofGroup: id))
+            case (.map, .map(let grain, _)), (.map, .move(let grain, _)), (.map, .unmap(let grain)):
+                pages.insert(MapPage.index(ofGrain: grain))
+            case (.dirty, .mark(let region)), (.dirty, .clean(let region)),
+                (.missed, .missed(let region)):
+                pages.insert(UInt32(DirtyPage.place(ofRegion: region).page))
+            default: continue
+            }
+        }
+        return pages
     }
 
     /// The newer slot of a pair of which both are valid, or the second was never written.
@@ -75,7 +102,10 @@ extension Space {
 
     func recoverDirectory(_ records: Replayed) async throws(PoolError) {
         var found: [UInt32: DirectoryEntry] = [:]
-        try await readPages(.directory, pieceCount: pieces.rootDirectory.count) {
+        try await readPages(
+            .directory, pieceCount: pieces.rootDirectory.count,
+            changed: changedPages(.directory, records)
+        ) {
             page, image, _ throws(PoolError) in
             for position in 0..<DirectoryPage.entriesPerPage {
                 guard let entry = try? DirectoryPage.entry(in: image, at: position),
@@ -122,10 +152,10 @@ extension Space {
         switch entry.kind {
         case .map: pages = grains / UInt64(MapPage.entriesPerPage) + 1
         case .checksum: pages = grains / UInt64(ChecksumPage.grainsPerPage) + 1
-        case .dirty:
+        case .dirty, .missed:
             pages = mostGrains / UInt64(DirtyPage.regionsPerPage * Units.grainsPerRegion) + 1
         case .group: pages = UInt64(Self.groupLimit) / UInt64(GroupPage.recordsPerPage) + 1
-        case nil, .root, .journal, .directory, .missed, .pins, .heat: return false
+        case nil, .root, .journal, .directory, .pins, .heat: return false
         }
         let pieceLimit = pages / UInt64(MetadataPage.pagesPerPiece) + 1
         return UInt64(entry.index) < pieceLimit
@@ -139,7 +169,10 @@ extension Space {
     func recoverGroups(_ records: Replayed) async throws(PoolError) {
         var found: [UInt32: GroupRecord] = [:]
         var complete: [UInt32: UInt64] = [:]
-        try await readPages(.group, pieceCount: pieces.pieceCount(.group)) {
+        try await readPages(
+            .group, pieceCount: pieces.pieceCount(.group),
+            changed: changedPages(.group, records)
+        ) {
             page, image, sequence throws(PoolError) in
             complete[page] = sequence
             for position in 0..<GroupPage.recordsPerPage {
@@ -175,15 +208,21 @@ extension Space {
     private func isUsable(_ record: GroupRecord, id: UInt32) -> Bool {
         record.id == id && id < Self.groupLimit && Int(record.copies) == copies && record.columns > 0
             && record.slabs.count == Int(record.columns) * copies
-            && Int(record.unitBytes) >= Self.minimumInterleaveBytes
+            && Int(record.unitBytes) >= Units.minimumInterleaveBytes
             && record.unitBytes.nonzeroBitCount == 1
             && Int(record.unitBytes) <= Units.slabBytes
-            && record.slabs.allSatisfy { places.contains($0.address) }
+            && record.slabs.allSatisfy { $0.isHole || places.contains($0.address) }
+            && stride(from: 0, to: record.slabs.count, by: copies).allSatisfy { column in
+                record.slabs[column..<column + copies].contains { !$0.isHole }
+            }
     }
 
     func recoverMap(_ records: Replayed) async throws(PoolError) {
         var complete: [UInt32: UInt64] = [:]
-        try await readPages(.map, pieceCount: pieces.pieceCount(.map)) {
+        try await readPages(
+            .map, pieceCount: pieces.pieceCount(.map),
+            changed: changedPages(.map, records)
+        ) {
             page, image, sequence throws(PoolError) in
             complete[page] = sequence
             let first = UInt64(page) * UInt64(MapPage.entriesPerPage)
@@ -237,7 +276,10 @@ extension Space {
     func recoverRegions(_ records: Replayed) async throws(PoolError) {
         var dirty: Set<UInt64> = []
         var complete: [UInt32: UInt64] = [:]
-        try await readPages(.dirty, pieceCount: pieces.pieceCount(.dirty)) {
+        try await readPages(
+            .dirty, pieceCount: pieces.pieceCount(.dirty),
+            changed: changedPages(.dirty, records)
+        ) {
             page, image, sequence throws(PoolError) in
             complete[page] = sequence
             var next = DirtyPage.nextDirty(in: image, from: 0)
@@ -258,14 +300,60 @@ extension Space {
             if change.isDirty { dirty.insert(change.region) } else { dirty.remove(change.region) }
             pieces.markDirty(.dirty, page, since: sequence)
         }
+        try await recoverMissed(records, dirty)
         for region in dirty.sorted() {
             guard region < UInt64(regions.count) else {
                 throw .claimRefused(lineage: lineage, what: "a region past its end is dirty")
             }
             regions.setMark(region, .dirty)
             if Mutant.isActive(.skipResync) { continue }
-            regions[region].isCrashed = true
             regions[region].settledGrains = unmappedGrains(of: region)
+            regions[region].isCrashed = regions[region].settledGrains != .max
+        }
+    }
+
+    /// What the disks that are away lack: what is recorded, and whatever was dirty when it ended.
+    private func recoverMissed(
+        _ records: Replayed, _ dirty: Set<UInt64>
+    ) async throws(PoolError) {
+        var missed: Set<UInt64> = []
+        var complete: [UInt32: UInt64] = [:]
+        try await readPages(
+            .missed, pieceCount: pieces.pieceCount(.missed),
+            changed: changedPages(.missed, records)
+        ) {
+            page, image, sequence throws(PoolError) in
+            complete[page] = sequence
+            var next = DirtyPage.nextDirty(in: image, from: 0)
+            while let position = next {
+                missed.insert(UInt64(page) * UInt64(DirtyPage.regionsPerPage) + UInt64(position))
+                next = DirtyPage.nextDirty(in: image, from: position + 1)
+            }
+        }
+        for (sequence, record) in records {
+            switch record {
+            case .missed(let region):
+                let page = UInt32(DirtyPage.place(ofRegion: region).page)
+                guard sequence > complete[page] ?? 0 else { continue }
+                missed.insert(region)
+                pieces.markDirty(.missed, page, since: sequence)
+            case .caughtUp:
+                for region in missed {
+                    let page = UInt32(DirtyPage.place(ofRegion: region).page)
+                    guard sequence > complete[page] ?? 0 else { continue }
+                    missed.remove(region)
+                    pieces.markDirty(.missed, page, since: sequence)
+                }
+            default: continue
+            }
+        }
+        missedRegions = missed.filter { $0 < UInt64(regions.count) }
+        for index in departed.disks.indices {
+            // Regions that were dirty stay so until they are recorded as missed.
+            let known = Mutant.isActive(.forgetDirtyWhenAway) ? [] : dirty
+            for region in missedRegions.union(known) {
+                departed[index].missed.insert(region: region)
+            }
         }
     }
 
@@ -304,7 +392,7 @@ extension Space {
                         sequence: sequence)
                 }
             case .unmap, .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
-                .pieceReleased, .activation:
+                .pieceReleased, .activation, .missed, .caughtUp:
                 continue
             }
         }

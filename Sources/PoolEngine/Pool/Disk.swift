@@ -117,14 +117,24 @@ final class Disk: @unchecked Sendable {
     let name: String
 
     var errors = DiskErrorCounters()
-    /// What it was doing when it failed; nil while it serves.
-    var failure: String?
-    /// The configuration in effect says that it has failed.
+    /// What it was doing when it failed, or why else it takes no writes; nil while it serves.
+    var failure: String? {
+        didSet { if failure == nil { isFailureRecorded = false } }
+    }
+    /// When it was last said that it does not answer; 0: never.
+    var stalledNs: UInt64 = 0
+    /// What the configuration is to say of it then.
+    var awayState = DiskState.failed
+    /// The configuration in effect says that it takes none.
     var isFailureRecorded = false
     /// Whether it serves, as every other shard has been told; nil before the first time.
     var announced: Bool?
     /// The configuration in effect has it; before that nothing is granted on it.
     var isMember = true
+    /// Spaces that said, when it failed, that without it no copy of some of their metadata is left.
+    var lastOf: Set<Lineage> = []
+    /// It is being emptied: nothing more is granted on it.
+    var isRetired = false
 
     /// The slot that holds the configuration in effect.
     var configurationSlot = 1
@@ -157,6 +167,8 @@ final class Disk: @unchecked Sendable {
     var device: DeviceIndex { description.index }
     /// Takes writes.
     var serves: Bool { failure == nil }
+    /// Something new may be put on it.
+    var takesGrants: Bool { serves && isMember && !isRetired }
 
     // MARK: - slabs
 
@@ -228,7 +240,7 @@ final class Disk: @unchecked Sendable {
     /// Slabs that a group may take. A full pool still has room for what describes it, so that
     /// mapped addresses keep working and space can be given back.
     var grantableSlabs: Int {
-        guard serves && isMember else { return 0 }
+        guard takesGrants else { return 0 }
         let perSlab = Units.piecesPerSlab - 1
         let lacking = max(0, Self.pieceReserve + reservedPieces - freePieces)
         return max(0, freeSlabs - (lacking + perSlab - 1) / perSlab)
@@ -236,7 +248,7 @@ final class Disk: @unchecked Sendable {
 
     /// Pieces of metadata it could still take.
     var pieceRoom: Int {
-        serves && isMember ? freePieces + freeSlabs * (Units.piecesPerSlab - 1) : 0
+        takesGrants ? freePieces + freeSlabs * (Units.piecesPerSlab - 1) : 0
     }
 
     /// Those that are nobody's claim.

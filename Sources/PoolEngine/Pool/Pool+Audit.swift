@@ -13,9 +13,18 @@ extension Pool {
     public func audit() -> [String] {
         var wrong: [String] = []
         let known = Set(configuration.spaces.map(\.lineage))
-        for disk in disks { audit(disk, known, &wrong) }
+        // What a disk says that is away is out of date.
+        for disk in servingDisks { audit(disk, known, &wrong) }
         for space in spaces { audit(space, &wrong) }
         return wrong
+    }
+
+    /// Whether some space has fewer copies of something than it could have. Means something only as
+    /// ``audit()`` does.
+    public var lacksRedundancy: Bool {
+        let plan = Space.RepairPlan(
+            givenUp: [], serving: disks.count(where: \.takesGrants), priority: .normal)
+        return spaces.contains { !$0.departed.isEmpty || $0.lacksRedundancy(plan) }
     }
 
     private func audit(_ disk: Disk, _ known: Set<Lineage>, _ wrong: inout [String]) {
@@ -50,11 +59,15 @@ extension Pool {
 
     private func audit(_ space: Space, _ wrong: inout [String]) {
         let name = "space \(space.lineage.rawValue)"
+        let serving = Set(servingDisks.map(\.number))
         var claimed: Set<SlabAddress> = []
-        for group in space.groupRecords { claimed.formUnion(group.slabs.map(\.address)) }
+        for group in space.groupRecords {
+            claimed.formUnion(group.slabs.map(\.address).filter { serving.contains($0.disk) })
+        }
+        let claimedPieces = space.claimedPieceAddresses.count { serving.contains($0.disk) }
         var granted: Set<SlabAddress> = []
         var pieces = 0
-        for disk in disks {
+        for disk in servingDisks {
             for (slab, entry) in disk.slabs.entries.enumerated()
             where entry.lineage == space.lineage {
                 granted.insert(SlabAddress(disk: disk.number, slab: UInt32(slab)))
@@ -68,18 +81,18 @@ extension Pool {
         if granted != claimed {
             wrong.append("\(name): it has \(granted.count) slabs and claims \(claimed.count)")
         }
-        if pieces != space.claimedPieces {
-            wrong.append("\(name): it has \(pieces) pieces and claims \(space.claimedPieces)")
+        if pieces != claimedPieces {
+            wrong.append("\(name): it has \(pieces) pieces and claims \(claimedPieces)")
         }
         if let problem = space.auditMap() { wrong.append("\(name): \(problem)") }
     }
 }
 
 extension Space {
-    /// Copies of pieces: of the root, the journal, the directory, and all it names.
-    var claimedPieces: Int {
-        journal.pieces.joined().count + pieces.rootDirectory.joined().count + metadataDisks.count
-            + pieces.entries.reduce(0) { $0 + $1.copies.count }
+    /// Copies of pieces: of the root, the journal, the directory, and of all it names.
+    var claimedPieceAddresses: [PieceAddress] {
+        rootAddresses + root.journal.joined() + root.directory.joined()
+            + pieces.entries.flatMap(\.copies)
     }
 
     fileprivate func auditMap() -> String? {

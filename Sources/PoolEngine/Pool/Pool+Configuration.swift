@@ -9,8 +9,10 @@ import PoolFormat
 ///    while the witness does not answer, flushed on a majority of the voters before it.
 /// 3. Every version written is higher than any written before, whether or not that took effect.
 /// 4. A disk that fails, here or elsewhere, is part of the next change: its state, the voters
-///    without it, and read-only for every space that has something on it. Its copy is stale from
-///    then on and does not vote.
+///    without it, its departure from every mirror that has something on it, and read-only for every
+///    simple space that has. Its copy is stale from then on and does not vote. From the last disk with
+///    a space's metadata nobody departs: nothing goes on without it, so that nothing makes it stale.
+///    The space is read-only, and whole again once that disk is opened.
 ///
 /// A crash before the last flush leaves some disks with the new version and some with the one
 /// before. Opening takes the newest there is and writes it to all, before anything relies on it.
@@ -58,8 +60,8 @@ extension Pool {
     /// Under the configuration lock.
     func putIntoEffect(_ wanted: Configuration) async throws(PoolError) {
         if hasLostQuorum { throw .noQuorum(pool: name) }
-        let buffer = await engine.scratch.take(bytes: Configuration.slotBytes)
-        defer { engine.scratch.give(buffer) }
+        let buffer = await engine.scratch.takeConfiguration()
+        defer { engine.scratch.giveConfiguration(buffer) }
         let oldVoters = configuration.voters
         var next = wanted
         while true {
@@ -70,6 +72,7 @@ extension Pool {
             }
             next.version = ConfigurationVersion(
                 poolEpoch: highestVersion.poolEpoch, sequence: highestVersion.sequence + 1)
+            next.sequenceBefore = commonSequence
             let written = try await writeConfiguration(next, buffer)
             guard let written else { continue }
             let isRecorded = await engine.recordAtWitness(uuid, next.version)
@@ -81,7 +84,9 @@ extension Pool {
             for disk in written { disk.configurationSlot = 1 - disk.configurationSlot }
             for disk in leaving { disk.isFailureRecorded = true }
             configuration = next
+            commonSequence = next.version.sequence
             generationLimit = next.nextGeneration
+            try await announceDepartures(of: leaving.map(\.number))
             try await announceReadOnly()
             return
         }
@@ -136,20 +141,41 @@ extension Pool {
                 next.disks.remove(at: record)
                 continue
             }
-            next.disks[record].state = .failed
-            for index in next.spaces.indices where !next.spaces[index].flags.contains(.readOnly) {
-                let space = next.spaces[index]
-                guard
-                    disk.holds(space.lineage)
-                        || space.root.contains(where: {
-                            $0.disk == disk.number
-                        })
-                else { continue }
-                next.spaces[index].flags.insert(.readOnly)
-                next.spaces[index].readOnlyReason = Self.reason(disk)
+            next.disks[record].state = disk.awayState
+            // One that fails on its way back need not have what was in effect meanwhile.
+            if configuration.disks.contains(where: { $0.number == disk.number && !$0.hasLeft }) {
+                next.disks[record].leftAfterSequence = max(
+                    next.disks[record].leftAfterSequence, commonSequence)
+            }
+            for index in next.spaces.indices where disk.holds(next.spaces[index].lineage) {
+                let lineage = next.spaces[index].lineage
+                if next.spaces[index].copies > 1, goesOn(next.spaces[index], without: disk, next) {
+                    if !Mutant.isActive(.forgetDeparture) { next.depart(disk.number, lineage) }
+                } else if !next.spaces[index].flags.contains(.readOnly) {
+                    next.spaces[index].flags.insert(.readOnly)
+                    next.spaces[index].readOnlyReason = Self.reason(disk)
+                }
             }
         }
         return leaving
+    }
+
+    /// Whether something of a space may be told that does without a disk.
+    private func goesOn(
+        _ space: SpaceRecord, without disk: Disk, _ next: Configuration
+    ) -> Bool {
+        spaces.contains { $0.lineage == space.lineage }
+            ? !disk.lastOf.contains(space.lineage) : hasRoot(space, next)
+    }
+
+    /// Whether a disk that serves has a copy of the space's root that counts.
+    func hasRoot(_ space: SpaceRecord, _ next: Configuration) -> Bool {
+        space.root.contains { copy in
+            disk(copy.disk)?.serves ?? false
+                && !next.departures.contains {
+                    $0.disk == copy.disk && $0.lineage == space.lineage
+                }
+        }
     }
 
     /// At most 128 bytes: a space's record has no more room.
@@ -164,19 +190,37 @@ extension Pool {
     /// before its failure is recorded, so before anybody is told of it.
     private func announceDisks() async throws(PoolError) {
         while let disk = disks.first(where: { $0.announced != $0.serves }) {
-            let (device, serves) = (disk.device, disk.serves)
+            let (device, number, serves) = (disk.device, disk.number, disk.serves)
             let supportsDiscard = disk.description.supportsDiscard
             let lost = serves ? [] : spaces.filter { disk.holds($0.lineage) }
             let reason = Self.reason(disk)
             for shard in engine.otherShards {
-                try await engine.on(shard) { other in
+                let last = try await engine.on(shard) { other -> [Lineage] in
                     other.note(device, serves: serves, supportsDiscard: supportsDiscard)
-                    for space in lost where space.engine === other {
-                        space.becomeReadOnly(reason)
-                    }
+                    return lost.filter { space in
+                        space.engine === other && !space.noteDeparting(number, reason)
+                    }.map(\.lineage)
                 }
+                disk.lastOf.formUnion(last)
             }
             disk.announced = serves
+        }
+    }
+
+    /// Tells open spaces that the departures of these disks are durable.
+    private func announceDepartures(of away: [DiskNumber]) async throws(PoolError) {
+        guard !away.isEmpty else { return }
+        let departures = configuration.departures
+        noteResyncs()
+        wantSupervision()
+        for space in spaces {
+            let lineage = space.lineage
+            let departed = Set(departures.filter { $0.lineage == lineage }.map(\.disk))
+            try await engine.on(space.engine.shard) { _ in
+                for number in away {
+                    space.noteDeparted(number, isDeparted: departed.contains(number))
+                }
+            }
         }
     }
 
@@ -190,6 +234,23 @@ extension Pool {
                 space.becomeReadOnly(record.readOnlyReason)
             }
         }
+    }
+
+    /// Disks that were away when the configuration in effect was chosen, and what they departed from.
+    func departed(from record: SpaceRecord) -> DepartedDisks {
+        var departed = DepartedDisks()
+        let budget = engine.limits.missedGrains
+        for departure in configuration.departures where departure.lineage == record.lineage {
+            let isHere = disk(departure.disk)?.serves ?? false
+            _ = departed.add(departure.disk, isHere ? .returning : .away, grainBudget: budget)
+        }
+        // A simple space has nothing to resync: what lies on a disk that is away is away.
+        for disk in configuration.disks where record.copies == 1 {
+            if self.disk(disk.number)?.serves != true {
+                _ = departed.add(disk.number, .away, grainBudget: budget)
+            }
+        }
+        return departed
     }
 
     private func loseQuorum() throws(PoolError) {
@@ -217,5 +278,15 @@ extension Pool {
         precondition(nextGeneration < generationLimit, "a generation that is not reserved")
         defer { nextGeneration += 1 }
         return nextGeneration
+    }
+}
+
+extension Configuration {
+    /// A disk leaves a space: in effect before anything is told that does without it.
+    mutating func depart(_ disk: DiskNumber, _ lineage: Lineage) {
+        let isKnown = departures.contains { $0.disk == disk && $0.lineage == lineage }
+        guard !isKnown else { return }
+        departures.append(
+            Departure(disk: disk, lineage: lineage, generation: version.sequence))
     }
 }

@@ -46,12 +46,14 @@ extension Pool {
         }
         for disk in disks { disk.configurationSlot = 1 - disk.configurationSlot }
         pool.configuration = first
+        pool.commonSequence = first.version.sequence
         pool.generationLimit = first.nextGeneration
         guard try await pool.writeLabels(disks, during: "while it was labelled") else {
             throw pool.writeFailure(disks)
         }
         try await pool.changeConfiguration { _ in }
         guard disks.allSatisfy(\.serves) else { throw pool.writeFailure(disks) }
+        pool.engine.spawn { await pool.supervise() }
         return pool
     }
 
@@ -59,27 +61,32 @@ extension Pool {
     public func addDisks(_ members: [Member]) async throws(PoolError) {
         try await holding(administrationLock) { () async throws(PoolError) in
             try requireOpen()
-            guard !members.isEmpty else { throw .noDisks }
-            let disks = try makeDisks(members)
-            for disk in disks { disk.isMember = false }
-            try await layOut(disks)
-            guard try await writeLabels(disks, during: "while it was labelled") else {
-                throw writeFailure(disks)
-            }
-            for disk in disks { attach(disk) }
-            do throws(PoolError) {
-                try await changeConfiguration { append(disks, members, to: &$0) }
-            } catch {
-                for disk in disks { detach(disk) }
-                throw error
-            }
-            for disk in disks {
-                disk.isMember = disk.serves
-                if !disk.serves { detach(disk) }
-            }
-            roomMayHaveReturned()
-            guard disks.allSatisfy(\.serves) else { throw writeFailure(disks) }
+            try await add(members)
         }
+    }
+
+    /// Under the administration lock.
+    func add(_ members: [Member]) async throws(PoolError) {
+        guard !members.isEmpty else { throw .noDisks }
+        let disks = try makeDisks(members)
+        for disk in disks { disk.isMember = false }
+        try await layOut(disks)
+        guard try await writeLabels(disks, during: "while it was labelled") else {
+            throw writeFailure(disks)
+        }
+        for disk in disks { attach(disk) }
+        do throws(PoolError) {
+            try await changeConfiguration { append(disks, members, to: &$0) }
+        } catch {
+            for disk in disks { detach(disk) }
+            throw error
+        }
+        for disk in disks {
+            disk.isMember = disk.serves
+            if !disk.serves { detach(disk) }
+        }
+        roomMayHaveReturned()
+        guard disks.allSatisfy(\.serves) else { throw writeFailure(disks) }
     }
 
     static func isValid(name: String) -> Bool {

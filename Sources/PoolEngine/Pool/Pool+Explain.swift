@@ -44,7 +44,7 @@ extension Pool {
                 name: name, reason: unavailable[record.lineage] ?? "the pool is closed")
         }
         return Explanation(
-            places: domainPlaces, groups: facts(space).groups,
+            places: domainPlaces(record.lineage), groups: facts(space).groups,
             metadata: metadataCopies(record.lineage))
     }
 
@@ -53,11 +53,14 @@ extension Pool {
         configuration.disks.contains { FaultDomain($0) != .disk($0.number) }
     }
 
-    private var domainPlaces: [Explanation.Place] {
-        configuration.disks.map { record in
-            Explanation.Place(
+    private func domainPlaces(_ lineage: Lineage) -> [Explanation.Place] {
+        let departed = Set(
+            configuration.departures.filter { $0.lineage == lineage }.map(\.disk))
+        return configuration.disks.map { record in
+            let serves = disk(record.number)?.serves ?? false
+            return Explanation.Place(
                 number: record.number, domain: FaultDomain(record),
-                serves: disk(record.number)?.serves ?? false)
+                serves: serves && !departed.contains(record.number))
         }
     }
 
@@ -67,7 +70,10 @@ extension Pool {
         for disk in disks {
             for slab in disk.metadataSlabs {
                 for entry in slab.table.entries where entry.lineage == lineage {
-                    copies[entry, default: []].append(disk.number)
+                    // Copies of one piece may have been granted one after the other.
+                    var piece = entry
+                    piece.generation = 0
+                    copies[piece, default: []].append(disk.number)
                 }
             }
         }
@@ -108,9 +114,16 @@ extension Pool.Explanation {
     public func isSeparated(
         _ group: GroupRecord, _ domains: [DiskNumber: FaultDomain]
     ) -> Bool {
-        Placement.isSeparated(
-            group.slabs.map { domains[$0.address.disk] ?? .disk($0.address.disk) },
-            copies: max(1, Int(group.copies)))
+        let hasHole = group.slabs.contains(where: \.isHole)
+        return hasHole
+            || Placement.isSeparated(
+                group.slabs.map { domains[$0.address.disk] ?? .disk($0.address.disk) },
+                copies: max(1, Int(group.copies)))
+    }
+
+    /// Some slab group was granted with fewer disks than its copies need, and still waits.
+    public var hasHoles: Bool {
+        groups.contains { $0.slabs.contains(where: \.isHole) }
     }
 
     /// Slab groups with copies of a column in one fault domain.
@@ -138,7 +151,7 @@ extension Pool.Explanation {
                 if shared.count == 1 { lostDomains.formUnion(shared) }
             }
             if isLost { losses.lostGroups += 1 }
-            for disk in Set(disks) { losses.disks[disk, default: Loss()].touched += 1 }
+            for disk in Set(disks) where disk != .hole { losses.disks[disk, default: Loss()].touched += 1 }
             for domain in Set(disks.compactMap { domains[$0] }) {
                 losses.domains[domain, default: Loss()].touched += 1
             }

@@ -8,12 +8,17 @@ import PoolFormat
 /// ─► spaces.
 ///
 /// 1. Nothing is written before everything has been read and makes sense.
-/// 2. The newest configuration that any disk shows is taken, if all its voters are here and the
-///    witness knows no newer one. It may be one that never took effect: nothing that depends on it
-///    was acknowledged, and nothing it replaces is touched before it is durable on every disk.
-/// 3. If voters of the newest are missing, an older one is taken only when the witness names
-///    exactly that: the newer one then never took effect.
-/// 4. Slabs are freed only by a configuration that is durable on every disk.
+/// 2. The newest configuration that any disk shows is taken, if the witness knows no newer one, and
+///    names just that one or a majority of its voters is here. It may be one that never took effect:
+///    nothing that depends on it was acknowledged, and nothing it replaces is touched before it is
+///    durable on the disks.
+/// 3. Without such a majority, an older one is taken only when the witness names exactly that: the
+///    newer one then never took effect.
+/// 4. Disks that are missing have departed from every space before any of them opens. A disk that
+///    had left and is here serves again, and is made equal by the spaces (`Space/Space+Resync.swift`).
+/// 5. A disk that shows no version as new as one that it must have been given is from an older time:
+///    it counts as missing.
+/// 6. Slabs are freed only by a configuration that is durable on every disk that serves.
 extension Pool {
     /// What disks say of a pool that is not open.
     public struct Examination: Sendable {
@@ -34,16 +39,20 @@ extension Pool {
     /// Opens a pool and its spaces. A space that cannot be opened is named in the status, the
     /// others serve.
     ///
-    /// - Parameter witness: the newest version the witness knows; nil when it knows nothing.
-    /// - Throws: ``PoolError/detached(missing:reason:)`` while voters are missing,
-    ///   ``PoolError/witnessNewer(witness:disks:)`` when only stale disks are here.
+    /// - Parameters:
+    ///   - witness: the newest version the witness knows; nil when it knows nothing.
+    ///   - startsHistory: opens whatever is here as a new history, which no disk of the old one may
+    ///     join again: what the missing disks know that these do not is given up.
+    /// - Throws: ``PoolError/detached(missing:reason:)`` while too few voters are here,
+    ///   ``PoolError/witnessNewer(witness:disks:)`` when only stale disks are.
     public static func open(
-        _ engine: Engine, members: [Member], witness: ConfigurationVersion?
+        _ engine: Engine, members: [Member], witness: ConfigurationVersion?,
+        startsHistory: Bool = false
     ) async throws(PoolError) -> Pool {
         let found = try await readMembers(engine, members)
-        let chosen = try choose(found, witness)
+        let chosen = try choose(found, startsHistory ? nil : witness)
         let adopted = chosen.configuration
-        guard chosen.missing.isEmpty else {
+        guard chosen.hasQuorum || startsHistory else {
             throw adopted.version.sequence <= 1
                 ? .creationUnfinished(pool: adopted.poolName)
                 : .detached(
@@ -53,51 +62,115 @@ extension Pool {
         let pool = Pool(engine, configuration: adopted)
         pool.highestVersion = found.flatMap(\.configurations).compactMap { $0?.version }
             .reduce(adopted.version, max)
+        guard pool.highestVersion.poolEpoch < numberLimit else { throw .numbersExhausted }
+        if startsHistory { pool.highestVersion.poolEpoch += 1 }
         guard !adopted.disks.isEmpty else {
             for member in found { pool.attach(member.makeDisk(adopted)) }
             _ = try await pool.wipeLabels(pool.disks, during: "while its label was wiped")
             throw .destroyed(pool: adopted.poolName)
         }
-        var damagedLabels: [Disk] = []
-        for record in adopted.disks {
-            guard let member = found.first(where: { $0.label.is(record) }) else { continue }
-            let disk = member.makeDisk(adopted)
-            try await pool.attach(disk, record, member)
-            if member.needsLabelRepair, disk.serves { damagedLabels.append(disk) }
-        }
+        let damagedLabels = try await pool.attachMembers(found)
         try await pool.loadFences()
+        let left = Set(adopted.disks.filter(\.hasLeft).map(\.number))
+        _ = try await pool.giveConfiguration(
+            to: pool.servingDisks.filter { left.contains($0.number) })
         try await pool.changeConfiguration { next in
             next.exported = false
             next.nextGeneration += generationReserve
-            for member in found where !member.pathHint.isEmpty {
-                for index in next.disks.indices where member.label.is(next.disks[index]) {
-                    next.disks[index].pathHint = member.pathHint
-                }
-            }
+            pool.noteWhoIsHere(&next, found, startsHistory: startsHistory)
         }
+        // Once more: whatever shows no version of this opening is from before it.
+        if adopted.disks.count > 1 { try await pool.changeConfiguration { _ in } }
         _ = try await pool.writeLabels(damagedLabels, during: "while its label was repaired")
         try await pool.freeForgottenLineages()
         pool.updateReserves()
         try await pool.openSpaces()
+        pool.noteResyncs()
+        pool.engine.spawn { await pool.supervise() }
         return pool
+    }
+
+    /// - Returns: disks of which a copy of the label is damaged.
+    private func attachMembers(_ found: [FoundMember]) async throws(PoolError) -> [Disk] {
+        var damagedLabels: [Disk] = []
+        for record in configuration.disks {
+            let member = found.first {
+                $0.label.is(record) && $0.isCurrent(record, configuration)
+            }
+            if let member {
+                let disk = member.makeDisk(configuration)
+                try await attach(disk, record, member)
+                if member.needsLabelRepair, disk.serves { damagedLabels.append(disk) }
+            }
+            if disk(record.number) == nil { try attachAbsent(record) }
+        }
+        return damagedLabels
+    }
+
+    /// The place of a disk that is not here: what lies on it can be named.
+    private func attachAbsent(_ record: DiskRecord) throws(PoolError) {
+        do throws(FormatError) {
+            placeNowhere(record.number, try DiskLayout(diskBytes: record.sizeBytes))
+        } catch {
+            throw .configurationRefused(error)
+        }
+    }
+
+    /// Who is missing has departed; who is here serves, unless its owner has put it offline.
+    private func noteWhoIsHere(
+        _ next: inout Configuration, _ found: [FoundMember], startsHistory: Bool
+    ) {
+        for index in next.disks.indices {
+            let record = next.disks[index]
+            let member = found.first { $0.label.is(record) }
+            if let member, !member.pathHint.isEmpty { next.disks[index].pathHint = member.pathHint }
+            if let disk = disk(record.number), disk.serves {
+                if record.state != .retired { next.disks[index].state = .online }
+                if !next.voters.contains(record.number) { next.voters.append(record.number) }
+            } else {
+                next.voters.removeAll { $0 == record.number }
+                if record.state == .online || record.state == .rebuilding {
+                    next.disks[index].state = member == nil ? .missing : .failed
+                    next.disks[index].leftAfterSequence = commonSequence
+                }
+                if startsHistory { next.disks[index].leftAfterSequence = DiskRecord.givenUp }
+                // A space of which no disk here has what counts does not open, and misses nothing.
+                for space in next.spaces
+                where space.copies > 1 && (startsHistory || hasRoot(space, next)) {
+                    next.depart(record.number, space.lineage)
+                }
+            }
+        }
+        // Whatever of a simple space was lost with a disk has been told; now all of it is here.
+        let isComplete = next.disks.allSatisfy { disk($0.number)?.serves ?? false }
+        for index in next.spaces.indices where isComplete || next.spaces[index].copies > 1 {
+            next.spaces[index].flags.remove(.readOnly)
+            next.spaces[index].readOnlyReason = ""
+        }
     }
 
     /// Takes a disk in with its tables. One that had failed before may be unreadable by now.
     private func attach(
         _ disk: Disk, _ record: DiskRecord, _ member: FoundMember
     ) async throws(PoolError) {
-        if record.state == .failed {
-            disk.failure = "before"
+        disk.isRetired = record.state == .retired
+        let isAway = record.state == .failed || record.state == .missing
+        if record.state == .offline {
+            (disk.failure, disk.awayState) = ("put offline", .offline)
             disk.isFailureRecorded = true
         }
         attach(disk)
         if disk.serves && !member.hasFlushed {
-            throw .writeFailed(disk: disk.name, during: "while it was opened")
+            guard configuration.disks.count > 1 else {
+                throw .writeFailed(disk: disk.name, during: "while it was opened")
+            }
+            // Part of the next change of the configuration.
+            stopUsing(disk, as: .failed, "while it was opened")
         }
         do throws(PoolError) {
             try await loadTables(disk)
         } catch {
-            guard record.state == .failed, error != .stopped else { throw error }
+            guard isAway || !disk.serves, error != .stopped else { throw error }
             detach(disk)
         }
     }
@@ -118,26 +191,43 @@ extension Pool {
     }
 
     func openSpace(_ record: SpaceRecord, _ epoch: UInt64) async throws(PoolError) {
-        for piece in record.root where !places.contains(piece) {
-            throw .claimRefused(
-                lineage: record.lineage,
-                what: "its root lies on disk\(piece.disk.rawValue), which is not here")
-        }
         let shard = chooseShard()
         engine.spacesPlaced[shard] += 1
         let (places, settings) = (places, configuration.settings)
+        let departed = departed(from: record)
+        let departures = configuration.departures
         do throws(PoolError) {
             let space = try await engine.on(shard) { [self] engine async throws(PoolError) in
                 try await Space.open(
-                    self, on: engine, places, settings, record, epoch: epoch)
+                    self, on: engine, places, settings, record, departed, epoch: epoch)
             }
             spaces.append(space)
+            try await announceDepartures(to: space, departed)
         } catch {
             engine.spacesPlaced[shard] -= 1
-            throw error
+            // A disk has left while it opened: it opens without.
+            guard error == .ioError, departures != configuration.departures else { throw error }
+            let epochs = try await activate([record.lineage])
+            let current = configuration.spaces.first { $0.lineage == record.lineage } ?? record
+            return try await openSpace(current, epochs.first ?? epoch)
         }
         // What was recorded while it opened.
         try await announceReadOnly()
+    }
+
+    /// Disks that have left while a space opened, and that it has not met itself.
+    private func announceDepartures(
+        to space: Space, _ known: DepartedDisks
+    ) async throws(PoolError) {
+        for departure in configuration.departures where departure.lineage == space.lineage {
+            let number = departure.disk
+            let isKnown = known.index(of: number).map { known[$0].phase == .away } ?? false
+            guard !isKnown, disk(number)?.serves != true else { continue }
+            try await engine.on(space.engine.shard) { _ in
+                _ = space.noteDeparting(number, "disk\(number.rawValue) failed")
+                space.noteDeparted(number, isDeparted: true)
+            }
+        }
     }
 
     /// The shard with the fewest spaces: the lowest of them.
@@ -170,6 +260,22 @@ extension Pool {
             let kept = versions.firstIndex { $0 == adopted.version }
             disk.configurationSlot = kept ?? newerSlot
             return disk
+        }
+
+        /// It shows a version as new as it must have been given in this history: else it is from an
+        /// older time, or has gone another way.
+        func isCurrent(_ record: DiskRecord, _ adopted: Configuration) -> Bool {
+            if Mutant.isActive(.acceptOlderTime) { return true }
+            let newest = configurations.compactMap { $0?.version }.max()
+            // It may have begun a history of its own, with the same pool epoch as this one.
+            if record.leftAfterSequence == DiskRecord.givenUp {
+                return Mutant.isActive(.acceptOtherHistory)
+            }
+            // One that is just joining, or has lost both slots to rot.
+            guard let newest else { return true }
+            guard newest.poolEpoch == adopted.version.poolEpoch else { return false }
+            return newest.sequence
+                >= (record.hasLeft ? record.leftAfterSequence : adopted.sequenceBefore)
         }
 
         private var newerSlot: Int {
@@ -269,9 +375,17 @@ extension Pool {
 
     // MARK: - choosing
 
+    struct Choice {
+        var configuration: Configuration
+        /// Its voters that are not here.
+        var missing: [DiskRecord]
+        /// Enough of them are.
+        var hasQuorum: Bool
+    }
+
     static func choose(
         _ found: [FoundMember], _ witness: ConfigurationVersion?
-    ) throws(PoolError) -> (configuration: Configuration, missing: [DiskRecord]) {
+    ) throws(PoolError) -> Choice {
         let candidates = found.flatMap(\.configurations).compactMap { $0 }
         guard let newest = candidates.max(by: { $0.version < $1.version }) else {
             throw .noConfiguration(pool: found.first?.label.poolName ?? "")
@@ -279,23 +393,33 @@ extension Pool {
         if let witness, witness > newest.version {
             throw .witnessNewer(witness: witness, disks: newest.version)
         }
-        let missing = missingVoters(of: newest, found)
-        if missing.isEmpty { return (newest, []) }
-        if let older = candidates.first(where: { $0.version == witness }),
-            missingVoters(of: older, found).isEmpty
-        {
-            return (older, [])
+        let choice = judge(newest, found, witness)
+        if choice.hasQuorum { return choice }
+        if let older = candidates.first(where: { $0.version == witness }) {
+            return judge(older, found, witness)
         }
-        return (newest, missing)
+        return choice
     }
 
-    private static func missingVoters(
-        of configuration: Configuration, _ found: [FoundMember]
-    ) -> [DiskRecord] {
-        configuration.disks.filter { record in
+    private static func judge(
+        _ configuration: Configuration, _ found: [FoundMember], _ witness: ConfigurationVersion?
+    ) -> Choice {
+        let missing = configuration.disks.filter { record in
             configuration.voters.contains(record.number)
-                && !found.contains { $0.label.is(record) }
+                && !found.contains {
+                    $0.label.is(record)
+                        && ($0.isCurrent(record, configuration)
+                            || Mutant.isActive(.countStaleVoters))
+                }
         }
+        let votes = configuration.voters.count - missing.count
+        // The first configuration is whole on all disks, or the pool was never made.
+        let isEnough =
+            configuration.version.sequence > 1
+            && (witness == configuration.version || votes * 2 > configuration.voters.count)
+        return Choice(
+            configuration: configuration, missing: missing,
+            hasQuorum: missing.isEmpty || isEnough)
     }
 }
 
@@ -303,5 +427,14 @@ extension Label {
     /// Whether a record of the configuration means this disk.
     func `is`(_ record: DiskRecord) -> Bool {
         diskNumber == record.number && diskUUID == record.uuid
+    }
+}
+
+extension DiskRecord {
+    var hasLeft: Bool {
+        switch state {
+        case .online, .rebuilding, .retired: false
+        case .offline, .missing, .failed: true
+        }
     }
 }

@@ -79,16 +79,23 @@ extension Pool {
 
     /// From here on nothing is written to the disk. Not durable yet: see `recordFailures`.
     ///
-    /// Spaces with something on it take no more writes at once: what they had not flushed there
-    /// may be lost, and their own next flush of the device could succeed without it.
+    /// Spaces with something on it do without it at once: what they had not flushed there may be
+    /// lost, and their own next flush of the device could succeed without it.
     func markFailed(_ disk: Disk, during what: String) {
         disk.errors.write &+= 1
+        stopUsing(disk, as: .failed, what)
+    }
+
+    /// From here on nothing is written to the disk, for whatever reason.
+    func stopUsing(_ disk: Disk, as state: DiskState, _ reason: String) {
         guard disk.failure == nil else { return }
-        disk.failure = what
+        (disk.failure, disk.awayState) = (reason, state)
         engine.failedDevices.insert(disk.device)
         // Those of other shards are told, and wait for it, before the failure is recorded.
         for space in spaces where space.engine === engine && disk.holds(space.lineage) {
-            space.becomeReadOnly(Self.reason(disk))
+            if !space.noteDeparting(disk.number, Self.reason(disk)) {
+                disk.lastOf.insert(space.lineage)
+            }
         }
     }
 

@@ -31,7 +31,8 @@ extension Pool {
 
     /// - Returns: nil when a disk failed: nothing is granted then.
     private func grant(
-        lineage: Lineage, kind: PieceKind, firstIndex: UInt32, count: Int, wanted: [DiskNumber]
+        lineage: Lineage, kind: PieceKind, firstIndex: UInt32, count: Int, wanted: [DiskNumber],
+        avoiding avoided: Set<DiskNumber> = []
     ) async throws(PoolError) -> [DirectoryEntry]? {
         let generation = takeGeneration()
         var taken: [PieceAddress] = []
@@ -42,8 +43,10 @@ extension Pool {
                 let entry = PieceEntry(
                     lineage: lineage, kind: kind, index: index, generation: generation)
                 var copies: [PieceAddress] = []
-                for disk in wanted {
-                    let copy = try await take(entry, preferring: disk, avoiding: copies)
+                // With fewer disks than copies, those that can be had: repair adds the others.
+                for disk in wanted.prefix(max(1, disks.count(where: \.takesGrants))) {
+                    let copy = try await take(
+                        entry, preferring: disk, avoiding: avoided.union(copies.map(\.disk)))
                     guard let copy else {
                         takeBack(taken)
                         return nil
@@ -67,6 +70,43 @@ extension Pool {
         return nil
     }
 
+    /// More copies of a piece, each on a disk of its own.
+    ///
+    /// - Parameter avoiding: disks that have a copy, or are not to have one.
+    /// - Returns: at most `count`; fewer where no more disks serve.
+    /// - Throws: ``PoolError/noMetadataSpace`` when none of the others has room.
+    func grantPieceCopies(
+        lineage: Lineage, kind: PieceKind, index: UInt32, count: Int,
+        avoiding avoided: Set<DiskNumber>
+    ) async throws(PoolError) -> [PieceAddress] {
+        while true {
+            let open = disks.filter { $0.takesGrants && !avoided.contains($0.number) }
+            guard !open.isEmpty else { return [] }
+            let roomy = open.filter { $0.unreservedPieceRoom > 0 }
+                .sorted { ($1.pieceRoom, $0.number) < ($0.pieceRoom, $1.number) }
+            guard !roomy.isEmpty else { throw .noMetadataSpace }
+            try await reserveGenerations()
+            let wanted = roomy.prefix(count).map(\.number)
+            let granted = try await holding(tableLock) { () async throws(PoolError) in
+                try await grant(
+                    lineage: lineage, kind: kind, firstIndex: index, count: 1, wanted: wanted,
+                    avoiding: avoided)
+            }
+            if let granted { return granted.first?.copies ?? [] }
+            await recordFailures()
+        }
+    }
+
+    /// The root of a space lies elsewhere from here on.
+    func changeRoot(of lineage: Lineage, to copies: [PieceAddress]) async throws(PoolError) {
+        try await changeConfiguration { next in
+            for index in next.spaces.indices where next.spaces[index].lineage == lineage {
+                next.spaces[index].root = copies
+                next.spaces[index].currentCopies = UInt8((1 << copies.count) - 1)
+            }
+        }
+    }
+
     /// In memory; the tables on disk follow with the next commit, or at the next opening.
     private func takeBack(_ pieces: [PieceAddress]) {
         for piece in pieces {
@@ -81,9 +121,9 @@ extension Pool {
     ///
     /// - Returns: nil when the disk failed.
     private func take(
-        _ entry: PieceEntry, preferring wanted: DiskNumber, avoiding used: [PieceAddress]
+        _ entry: PieceEntry, preferring wanted: DiskNumber, avoiding used: Set<DiskNumber>
     ) async throws(PoolError) -> PieceAddress? {
-        let isUsed = { (number: DiskNumber) in used.contains { $0.disk == number } }
+        let isUsed = { (number: DiskNumber) in used.contains(number) }
         let isReserved = isFixed(entry.lineage)
         let room = { (disk: Disk) in isReserved ? disk.pieceRoom : disk.unreservedPieceRoom }
         var chosen = disk(wanted)

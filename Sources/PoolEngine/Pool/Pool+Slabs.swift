@@ -4,7 +4,9 @@ import PoolFormat
 ///
 /// 1. A slab has one owner: its entry names the lineage, group, column and generation, or nothing.
 /// 2. Granted = the slab tables of all its disks are durable; only then is the group returned.
-/// 3. Released = the tables are durable without it; only then may it be granted again. The space
+/// 3. While fewer disks serve than a column has copies, a group is granted with the copies that can
+///    be had; the others are holes, places on no disk, until its grains are moved to a whole group.
+/// 4. Released = the tables are durable without it; only then may it be granted again. The space
 ///    has made durable before that nothing of its own names the group.
 extension Pool {
     /// Takes one slab on each of columns x copies distinct disks, durably.
@@ -57,11 +59,7 @@ extension Pool {
         var granted: [(id: UInt32, slabs: [GroupSlab])] = []
         var lacking = grains
         for id in ids where lacking > 0 {
-            guard
-                let chosen = Placement.chooseGroup(
-                    rooms(\.grantableSlabs), copies: copies, columns: columns,
-                    slabLimit: engine.limits.groupSlabs)
-            else {
+            guard let chosen = chooseGroup(copies: copies, columns: columns) else {
                 takeBack(granted.flatMap(\.slabs))
                 throw .noSpace
             }
@@ -73,6 +71,25 @@ extension Pool {
         return nil
     }
 
+    /// The disks of a group's slabs, column-major. While a disk is away a group may be narrower than
+    /// was asked for, and has holes where there is no other way: a pool that lost a disk takes
+    /// writes as long as it has room.
+    private func chooseGroup(copies: Int, columns: Int) -> [DiskNumber]? {
+        let slabLimit = engine.limits.groupSlabs
+        let rooms = rooms(\.grantableSlabs)
+        let choose = { (copies: Int, columns: Int) in
+            Placement.chooseGroup(rooms, copies: copies, columns: columns, slabLimit: slabLimit)
+        }
+        if let whole = choose(copies, columns) { return whole }
+        let present = disks.count(where: \.takesGrants)
+        guard present > 0, configuration.disks.count >= max(copies, present + 1) else { return nil }
+        for narrower in (1..<max(columns, 1)).reversed() {
+            if let chosen = choose(copies, narrower) { return chosen }
+        }
+        guard present < copies else { return nil }
+        return choose(present, 1).map { $0 + Array(repeating: .hole, count: copies - present) }
+    }
+
     private func takeBack(_ slabs: [GroupSlab]) {
         for slab in slabs { disk(slab.address.disk)?.freeSlab(Int(slab.address.slab)) }
     }
@@ -82,6 +99,9 @@ extension Pool {
         _ chosen: [DiskNumber], _ lineage: Lineage, group: UInt32, _ generation: UInt64
     ) -> [GroupSlab] {
         chosen.enumerated().map { column, number in
+            guard number != .hole else {
+                return GroupSlab(address: SlabAddress(disk: .hole, slab: 0), generation: 0)
+            }
             guard let disk = disk(number), let slab = disk.firstFreeSlab() else {
                 preconditionFailure("a disk with room has a free slab")
             }
@@ -100,7 +120,7 @@ extension Pool {
         let media = Dictionary(
             configuration.disks.map { ($0.number, $0.mediaClass) },
             uniquingKeysWith: { first, _ in first })
-        return slabs.allSatisfy { media[$0.address.disk] == .ssd } ? .ssd : .hdd
+        return slabs.allSatisfy { $0.isHole || media[$0.address.disk] == .ssd } ? .ssd : .hdd
     }
 
     /// Gives a group's slabs back, durably. The slabs of a disk that failed stay as they are.
@@ -132,13 +152,17 @@ extension Pool {
         try await holding(tableLock) { () async throws(PoolError) in
             var claimedSlabs: Set<SlabAddress> = []
             for group in groups {
-                for (column, slab) in group.slabs.enumerated() {
+                for (column, slab) in group.slabs.enumerated() where !slab.isHole {
                     let wanted = SlabEntry(
                         lineage: lineage, group: group.id, column: UInt16(column),
                         generation: slab.generation)
-                    guard places.contains(slab.address), let disk = disk(slab.address.disk),
-                        disk.slabs[Int(slab.address.slab)] == wanted
-                    else { throw Self.refused(lineage, slab.address, "slab") }
+                    // What a disk says that is not here will be seen when it comes back.
+                    let isConfirmed =
+                        disk(slab.address.disk).map {
+                            places.contains(slab.address)
+                                && $0.slabs[Int(slab.address.slab)] == wanted
+                        } ?? places.has(slab.address.disk)
+                    guard isConfirmed else { throw Self.refused(lineage, slab.address, "slab") }
                     guard claimedSlabs.insert(slab.address).inserted else {
                         throw Self.refused(lineage, slab.address, "slab")
                     }
@@ -146,9 +170,10 @@ extension Pool {
             }
             var claimedPieces: Set<PieceAddress> = []
             for piece in pieces {
-                guard disk(piece.disk)?.entry(of: piece)?.lineage == lineage,
-                    claimedPieces.insert(piece).inserted
-                else {
+                let isConfirmed =
+                    disk(piece.disk).map { $0.entry(of: piece)?.lineage == lineage }
+                    ?? places.has(piece.disk)
+                guard isConfirmed, claimedPieces.insert(piece).inserted else {
                     let slab = SlabAddress(disk: piece.disk, slab: piece.slab)
                     throw Self.refused(lineage, slab, "piece \(piece.piece) of slab")
                 }
@@ -188,11 +213,13 @@ extension Pool {
     }
 
     /// In memory, under the table lock.
-    private func free(
-        slabs isFreed: (SlabEntry, SlabAddress) -> Bool,
+    ///
+    /// - Parameter freed: nil: every disk that serves.
+    func free(
+        on freed: [Disk]? = nil, slabs isFreed: (SlabEntry, SlabAddress) -> Bool,
         pieces isPieceFreed: (PieceEntry, PieceAddress) -> Bool
     ) {
-        for disk in disks where disk.serves {
+        for disk in freed ?? servingDisks {
             for slab in disk.slabs.entries.indices where !disk.slabs[slab].isFree {
                 let address = SlabAddress(disk: disk.number, slab: UInt32(slab))
                 if isFreed(disk.slabs[slab], address) { disk.freeSlab(slab) }

@@ -110,11 +110,11 @@ extension Pool {
         }
         try check(sizeBytes: parameters.sizeBytes)
         switch parameters.resiliency {
-        case .simple, .mirror2: break
-        case .mirror3, .parity1, .parity2: throw .notInThisVersion(parameters.resiliency)
+        case .simple, .mirror2, .mirror3: break
+        case .parity1, .parity2: throw .notInThisVersion(parameters.resiliency)
         }
         let interleave = Int(parameters.interleaveBytes)
-        guard interleave >= Space.minimumInterleaveBytes, interleave <= Units.grainBytes,
+        guard interleave >= Units.minimumInterleaveBytes, interleave <= Units.grainBytes,
             interleave & (interleave - 1) == 0
         else { throw .badInterleave(bytes: parameters.interleaveBytes) }
         let copies = parameters.resiliency.copies
@@ -123,7 +123,7 @@ extension Pool {
             throw .tooManyColumns(columns: parameters.columns, limit: limit)
         }
         let needed = max(1, parameters.columns) * copies
-        let present = disks.filter { $0.serves && $0.isMember }.count
+        let present = disks.count(where: \.takesGrants)
         guard needed <= present else {
             throw .tooFewDisks(
                 resiliency: parameters.resiliency, columns: max(1, parameters.columns),

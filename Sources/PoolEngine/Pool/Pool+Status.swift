@@ -26,7 +26,8 @@ extension Pool {
         public var enclosure: String
         public var node: String
         public var rack: String
-        /// A disk that is not here is missing, whatever its record says.
+        /// A disk that is not here is missing, unless it is known why it went; one that is back and has
+        /// not yet been given all that it missed is rebuilding.
         public var state: DiskState
         public var sizeBytes: UInt64
         public var allocatedBytes: UInt64
@@ -69,6 +70,9 @@ extension Pool {
         var readOnlyReason: String?
         var waitingWrites = 0
         var groups: [GroupRecord] = []
+        var repair = Space.RepairProgress()
+        /// Of each disk that has departed, grains of which it lacks something.
+        var missedGrains: [DiskNumber: Int] = [:]
 
         init() {}
 
@@ -78,6 +82,10 @@ extension Pool {
             waitingWrites = space.waitingWrites
             readOnlyReason = space.readOnlyReason
             groups = space.groupRecords
+            repair = space.repairProgress
+            for disk in space.departed.disks { 
+                missedGrains[disk.number] = max(0, disk.missed.grainCount - disk.copied.count)
+            }
         }
     }
 
@@ -113,8 +121,10 @@ extension Pool {
         let disk = disk(record.number)
         let slabs = disk.map { UInt64($0.layout.slabCount) - UInt64($0.freeSlabs) } ?? 0
         var state = record.state
-        if disk == nil, state != .failed { state = .missing }
-        if disk?.serves == false { state = .failed }
+        if disk == nil, state != .failed, state != .offline { state = .missing }
+        if let disk, !disk.serves { state = disk.awayState }
+        let isBehind = configuration.departures.contains { $0.disk == record.number }
+        if state == .online, isBehind { state = .rebuilding }
         return DiskStatus(
             number: record.number, uuid: record.uuid, pathHint: record.pathHint,
             mediaClass: record.mediaClass, enclosure: record.enclosure, node: record.node,

@@ -39,7 +39,9 @@ public final class Pool: @unchecked Sendable {
     public let uuid: PoolUUID
     /// What is in effect: durable on the disks and known to the witness.
     public internal(set) var configuration: Configuration
-    public internal(set) var isClosed = false
+    public internal(set) var isClosed = false {
+        didSet { if isClosed { superviseWanted.fire() } }
+    }
 
     /// The disks that are here, ascending by number. A disk that has failed stays, to be read.
     private(set) var disks: [Disk] = []
@@ -49,6 +51,9 @@ public final class Pool: @unchecked Sendable {
     private(set) var places = DiskPlaces()
     /// The epoch in force of each lineage, as every disk's fence table says.
     var fences: [FenceEntry] = []
+    /// The newest sequence that every disk which serves has: that of the configuration in effect, but
+    /// while the pool is being opened, when a crash may have kept it from some.
+    var commonSequence: UInt64
     /// The newest version ever written to a disk, whether or not it took effect.
     var highestVersion: ConfigurationVersion
 
@@ -61,6 +66,18 @@ public final class Pool: @unchecked Sendable {
     var learnt: [Lineage: SpaceFacts] = [:]
     /// Spaces that could not be opened, and why.
     var unavailable: [Lineage: String] = [:]
+    /// Work behind the pool's back: ascending by id.
+    var jobList: [Job] = []
+    var nextJobID: UInt64 = 1
+    /// When each disk that is away was first missed.
+    var awaySinceNs: [DiskNumber: UInt64] = [:]
+    let superviseWanted: Signal
+    var isSuperviseWanted = false
+    /// The space that is being repaired, and what of those before it was moved.
+    var repairing: Space?
+    var repairedBytes: UInt64 = 0
+    /// The scrub under way.
+    var scrubbing: ScrubControl?
     /// Set when changes can no longer be recorded.
     var hasLostQuorum = false
 
@@ -73,11 +90,13 @@ public final class Pool: @unchecked Sendable {
         self.configuration = configuration
         uuid = configuration.poolUUID
         highestVersion = configuration.version
+        commonSequence = configuration.sequenceBefore
         nextGeneration = configuration.nextGeneration
         generationLimit = configuration.nextGeneration
         administrationLock = AsyncLock(engine)
         configurationLock = AsyncLock(engine)
         tableLock = AsyncLock(engine)
+        superviseWanted = Signal(engine)
         engine.register(self)
     }
 
@@ -109,6 +128,13 @@ public final class Pool: @unchecked Sendable {
         disksByNumber[Int(disk.number.rawValue)] = nil
         places.remove(disk.number)
         disks.removeAll { $0 === disk }
+    }
+
+    func removePlace(_ number: DiskNumber) { places.remove(number) }
+
+    /// A disk of the pool that is not here.
+    func placeNowhere(_ number: DiskNumber, _ layout: DiskLayout) {
+        places.add(number, DiskPlaces.nowhere, layout)
     }
 
     func disk(_ number: DiskNumber) -> Disk? {

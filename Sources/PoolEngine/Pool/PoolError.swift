@@ -45,6 +45,16 @@ public enum PoolError: Error, Hashable, Sendable {
     case numbersExhausted
     case diskUnknown(DiskNumber)
 
+    // Disks that leave and come back.
+    case diskServes(disk: String)
+    case lastDisk(disk: String)
+    case diskNeeded(disk: String, space: String)
+    case otherDisk(path: String)
+    /// It has been opened without this pool's other disks, and changed.
+    case otherHistory(path: String)
+    case olderTime(path: String)
+    case noScrub
+
     // Spaces.
     case badSpaceName(String)
     case nameTaken(String)
@@ -111,6 +121,14 @@ extension PoolError {
         case .configurationRefused(let error): "the change does not fit: \(error.description)"
         case .numbersExhausted: "the pool has used up its numbers"
         case .diskUnknown(let number): "there is no disk\(number.rawValue)"
+        case .diskServes(let disk): "\(disk) is online already"
+        case .lastDisk(let disk): "\(disk) is the last disk that serves"
+        case .diskNeeded(let disk, let space): "space \(space) would lose data without \(disk)"
+        case .otherDisk(let path): "\(path) is another disk of this pool"
+        case .otherHistory(let path):
+            "\(path) was in use without the others of this pool, and has changed"
+        case .noScrub: "no scrub is under way"
+        case .olderTime(let path): "\(path) holds an older state of its disk"
         case .badSpaceName(let name): "\"\(name)\" cannot be a space's name"
         case .nameTaken(let name): "a space named \(name) exists"
         case .nameUnknown(let name): "there is no space named \(name)"
@@ -169,12 +187,19 @@ extension PoolError {
         case .configurationRefused: "use fewer or shorter names"
         case .numbersExhausted: "make a new pool"
         case .diskUnknown: "see disk ls"
+        case .diskServes: "nothing is to be done; see disk ls"
+        case .lastDisk: "export or destroy the pool, or add a disk"
+        case .diskNeeded: "see explain; --force takes it out all the same, until it is back"
+        case .otherDisk: "see disk ls for the path of the one that is missing"
+        case .noScrub: "start one: pool scrub"
+        case .otherHistory, .olderTime:
+            "replace it: disk replace takes it as a new one, with --force"
         case .nameTaken: "choose another name"
         case .nameUnknown: "see space ls"
         case .tooManySpaces: "destroy one, or make a second pool"
         case .sizeNotWhole(_, let next): "the next size is \(next) bytes (\(next >> 20)M)"
         case .sizeTooLarge: "make it smaller"
-        case .notInThisVersion: "use simple or mirror2"
+        case .notInThisVersion: "use simple, mirror2 or mirror3"
         case .badInterleave: "use a power of two from 16K to 1M"
         case .tooManyColumns(_, let limit): "use at most \(limit) columns"
         case .tooFewDisks(_, _, let needed, let present):

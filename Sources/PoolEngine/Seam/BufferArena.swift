@@ -66,6 +66,18 @@ import Glibc
         return nil
     }
 
+    /// Another buffer of the very size of the one that an offset lies in; nil while none is free.
+    func takeAnother(like offset: Int) -> Int? { freeLists[classIndex(of: offset)].popLast() }
+
+    /// Where the buffer begins that an offset lies in.
+    func start(of offset: Int) -> Int {
+        let index = classIndex(of: offset)
+        return offset - (offset - classStarts[index]) % Self.classBytes[index]
+    }
+
+    /// Buffers have come back that their users do not know of: whoever waits for one may look.
+    public var hasReturns = false
+
     public func give(_ offset: Int) {
         let index = classIndex(of: offset)
         precondition((offset - classStarts[index]) % Self.classBytes[index] == 0)
@@ -93,6 +105,28 @@ import Glibc
 
     public var freeBytes: Int {
         zip(freeLists, Self.classBytes).reduce(0) { $0 + $1.0.count * $1.1 }
+    }
+
+    // MARK: - memory that a device does not let go of
+
+    /// Puts other memory with the same bytes in a range's place. What the kernel still has of the
+    /// old (pinned, or registered) stays its own: nothing that lands there later is seen here.
+    ///
+    /// - Parameters:
+    ///   - offset: a multiple of 4096.
+    /// - Returns: false where there is no memory; the range is as it was.
+    public func replaceMemory(_ offset: Int, _ count: Int) -> Bool {
+        precondition(offset % 4096 == 0)
+        // A page belongs to one buffer, and what an operation leaves of its last page to nobody.
+        let whole = (count + 4095) & ~4095
+        let range = unsafe bytes(offset, whole)
+        let kept = unsafe [UInt8](range)
+        let memory = unsafe mmap(
+            range.baseAddress, whole, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)
+        guard unsafe memory == range.baseAddress else { return false }
+        unsafe kept.withUnsafeBytes { unsafe range.copyMemory(from: $0) }
+        return true
     }
 
     /// The bytes of a range; bounds are checked against the arena.

@@ -77,10 +77,18 @@ public struct SpaceReply: Sendable {
     public var status: RequestStatus
     /// Of a ``SpaceRequest/Kind/blockStatus`` that succeeded; empty for everything else.
     public var extent: SpaceExtent
-    public init(cookie: UInt64, status: RequestStatus, extent: SpaceExtent = SpaceExtent()) {
+    /// Of a read whose own buffer a slow device still has: the arena's buffer that has taken its
+    /// place, of the same size and with the same bytes up to the range's end. It is whose the other
+    /// was; that one goes back to the arena by itself.
+    public var movedTo: Int?
+    public init(
+        cookie: UInt64, status: RequestStatus, extent: SpaceExtent = SpaceExtent(),
+        movedTo: Int? = nil
+    ) {
         self.cookie = cookie
         self.status = status
         self.extent = extent
+        self.movedTo = movedTo
     }
 }
 

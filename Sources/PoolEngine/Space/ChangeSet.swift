@@ -68,6 +68,11 @@ struct DeviceSet: Sendable {
 
     var isEmpty: Bool { words == (0, 0, 0, 0) }
 
+    func isSubset(of other: DeviceSet) -> Bool {
+        words.0 & ~other.words.0 == 0 && words.1 & ~other.words.1 == 0
+            && words.2 & ~other.words.2 == 0 && words.3 & ~other.words.3 == 0
+    }
+
     func contains(_ device: DeviceIndex) -> Bool {
         var single = DeviceSet()
         single.insert(device)

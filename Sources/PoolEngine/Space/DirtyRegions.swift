@@ -28,6 +28,10 @@ struct DirtyRegions {
         var writesInFlight: UInt16 = 0
         /// The commit that will cover its last write.
         var coveredBy: UInt64 = 0
+        /// The commit that will cover the last copy that was made equal after a crash.
+        var settledBy: UInt64 = 0
+        /// The commit that will cover the last write to a block that was UNWRITTEN.
+        var freshCoveredBy: UInt64 = 0
         var lastWriteNs: UInt64 = 0
     }
 
@@ -37,14 +41,18 @@ struct DirtyRegions {
     private(set) var marked: [UInt64] = []
 
     init(grainCount: Int) {
-        count = (grainCount + Units.grainsPerRegion - 1) / Units.grainsPerRegion
+        count = Self.count(grainCount: grainCount)
         regions = SparseArray(count: count, fill: Region())
     }
 
     /// What lies past a smaller end is clean, and stays so.
     mutating func resize(grainCount: Int) {
-        count = (grainCount + Units.grainsPerRegion - 1) / Units.grainsPerRegion
+        count = Self.count(grainCount: grainCount)
         regions.grow(to: count)
+    }
+
+    static func count(grainCount: Int) -> Int {
+        (grainCount + Units.grainsPerRegion - 1) / Units.grainsPerRegion
     }
 
     static func region(ofGrain grain: UInt64) -> UInt64 { grain / UInt64(Units.grainsPerRegion) }

@@ -102,6 +102,7 @@ struct SlabGroups {
 
     struct Base: Sendable {
         var device: DeviceIndex
+        var disk: DiskNumber
         var offsetBytes: UInt64
     }
 
@@ -156,6 +157,11 @@ struct SlabGroups {
             removed.append(group.record)
         }
         return removed
+    }
+
+    /// A disk has come back, as another device.
+    mutating func find(_ disk: DiskNumber, on device: DeviceIndex) {
+        for index in bases.indices where bases[index].disk == disk { bases[index].device = device }
     }
 
     // MARK: - emptying a group
@@ -248,6 +254,25 @@ struct SlabGroups {
         groups[id]!.freeBits[grain / 64] |= bit
         groups[id]!.freeCount += 1
         if !groups[id]!.isDraining { freeGrains += 1 }
+    }
+
+    /// Cuts a byte range of a grain into runs that lie in one column each, with the places of every
+    /// copy of the run.
+    func forEachColumn(
+        _ entry: GrainMap.Entry, offsetBytes: Int, lengthBytes: Int,
+        _ body: (_ copies: [Base], _ position: Int, _ lengthBytes: Int) -> Void
+    ) {
+        let copies = groups[Int(entry.group)]!.copies
+        forEachRun(entry, copy: 0, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
+            first, position, bytes in
+            var bases = [first]
+            for copy in 1..<max(copies, 1) {
+                forEachRun(
+                    entry, copy: copy, offsetBytes: offsetBytes + position, lengthBytes: bytes
+                ) { base, _, _ in bases.append(base) }
+            }
+            body(bases, position, bytes)
+        }
     }
 
     /// Cuts a byte range of a grain into runs on one device each, for one copy.

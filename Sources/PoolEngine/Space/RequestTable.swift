@@ -16,6 +16,7 @@ struct RequestIndex: Hashable {
 ///                 └──► transferring  │     (legs at the devices)
 ///                          │         │
 ///                          └─────────┴──► committing ──► done (replied, record free)
+///                 transferring ──► lingering ──► record free
 ///
 /// From `preparing` up to the end of the transfer the request holds its block range: nothing that
 /// overlaps it and writes, and for a write nothing that overlaps it at all, is beyond `queued`.
@@ -28,6 +29,8 @@ enum RequestState: UInt8 {
     case parked
     /// Legs are at the devices.
     case transferring
+    /// A read that another copy has answered: its legs are at the devices still.
+    case lingering
     /// A slow path, or its children, work for it.
     case detour
     /// Done but for durability: waits for a commit. Holds no range any more.
@@ -60,8 +63,16 @@ struct RequestRecord {
     var deviceFailed = false
     /// Edge blocks have been merged into the buffer.
     var isFilled = false
+    /// Of a write: a block of it is, or may become, durably something else than UNWRITTEN.
+    var isOverwrite = false
+    /// A write that has been sent, and whose values are not taken yet.
+    var isAtDevices = false
     /// The copy a read uses.
     var copy: UInt8 = 0
+    /// Another copy has been asked, too; 0: none, else what tells this time from any other.
+    var hedge: UInt32 = 0
+    /// Of a read that may be hedged, when its legs were sent; 0 otherwise.
+    var sentNs: UInt64 = 0
     var status: RequestStatus = .ok
     var legsOutstanding: UInt16 = 0
     var children: UInt8 = 0
@@ -84,6 +95,8 @@ struct RequestRecord {
     /// Next in the chain of its lock bucket, oldest first.
     var nextInBucket: RequestIndex = .none
 
+    /// Those it touches, whole.
+    var blocks: Range<Int> { Int(firstBlock)..<Int(firstBlock) + Int(blockCount) }
     /// Head or tail lies within a block.
     var headIsPartial: Bool { offsetBytes % 4096 != 0 }
     var tailIsPartial: Bool { (offsetBytes + UInt64(lengthBytes)) % 4096 != 0 }
@@ -139,9 +152,17 @@ final class RequestTable: @unchecked Sendable {
     }
 
     func give(_ index: RequestIndex) {
-        precondition(freeCount < capacity)
+        precondition(freeCount < capacity && !self[index].isAtDevices)
         unsafe free[freeCount] = index.rawValue
         freeCount += 1
+    }
+
+    /// The writes of a space that have been sent and are not done.
+    func forEachAtDevices(ofSpace space: UInt32, _ body: (RequestIndex) -> Void) {
+        for index in 0..<capacity {
+            let request = RequestIndex(UInt32(index))
+            if self[request].isAtDevices, self[request].space == space { body(request) }
+        }
     }
 
     subscript(_ index: RequestIndex) -> RequestRecord {

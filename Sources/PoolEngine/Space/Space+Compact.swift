@@ -7,12 +7,11 @@ import PoolFormat
 ///
 /// 1. *Barrier*: its range is held alone for an instant, so no write is under way; the values of
 ///    its blocks are noted. From here on a write that comes makes the move stale.
-/// 2. Copy: read and verified from one copy, written to every copy of a free grain elsewhere.
-///    Clients read and write the old place meanwhile.
+/// 2. Copy: read and verified from one copy, written to every copy of a free grain elsewhere, and
+///    flushed. Clients read and write the old place meanwhile.
 /// 3. *Commit in memory*: its range is held alone again. Stale: the new place is given up, which
 ///    nothing names. Else the map changes; requests go to the new place from now on.
-/// 4. The next commit flushes the copied bytes before it writes the `move` record, as it does with
-///    every record that makes bytes readable.
+/// 4. The next commit writes the `move` record.
 /// 5. Once that is durable the old place is discarded and free.
 ///
 /// A crash before 4 has ended finds the old place, whole, with every write that was acknowledged as
@@ -23,7 +22,7 @@ import PoolFormat
 /// It takes no room from the pool, and none from its space that the clients could not have back:
 /// when they run short, the group's grains are handed out again.
 extension Space {
-    private enum Move {
+    enum Move {
         case moved
         /// It was written to, or lies elsewhere by now: to be looked at again.
         case stale
@@ -158,7 +157,9 @@ extension Space {
             next = found.next
             for grain in found.grains {
                 guard mayGoOn, groups.isDraining(victim) else { return nil }
-                switch await move(grain, outOf: victim, holdsRange: holdsRange) {
+                switch await move(
+                    grain, outOf: victim, holdsRange: holdsRange, { self.mayGoOn })
+                {
                 case .moved:
                     counters.movedGrains += 1
                     uncommitted += 1
@@ -182,6 +183,13 @@ extension Space {
         return left
     }
 
+    /// A millisecond of waiting for what nobody announces.
+    func nap(ns: UInt64 = 1_000_000) async {
+        let woken = Signal(engine)
+        engine.fire(woken, atNs: engine.nowNs &+ ns)
+        await woken.wait()
+    }
+
     private func pause(ns: UInt64) async {
         guard mayGoOn else { return }
         engine.fire(compactionPause, atNs: engine.nowNs &+ ns)
@@ -190,9 +198,11 @@ extension Space {
 
     // MARK: - one grain
 
-    private func move(_ grain: UInt64, outOf victim: UInt32, holdsRange: Bool) async -> Move {
-        guard await isReadyToMove(grain) else { return mayGoOn ? .failed : .stopped }
-        guard var held = await hold(grain) else { return .stopped }
+    func move(
+        _ grain: UInt64, outOf victim: UInt32, holdsRange: Bool, _ mayGoOn: () -> Bool
+    ) async -> Move {
+        guard await isReadyToCopy(grain, mayGoOn) else { return mayGoOn() ? .failed : .stopped }
+        guard var held = await hold(grain, mayGoOn) else { return .stopped }
         let source = map[grain]
         guard source.isMapped, source.group == victim, let values = valuesInMemory(grain) else {
             letGo(held)
@@ -202,19 +212,21 @@ extension Space {
             letGo(held)
             return .stopped
         }
-        defer { movingGrain = .max }
+        defer { if !holdsRange { movingGrain = .max } }
         if !holdsRange {
             (movingGrain, isMoveStale) = (grain, false)
             letGo(held)
         }
-        var outcome = await copy(grain, from: source, to: target, values)
+        var outcome = await copy(grain, from: source, to: target, values, holdsRange: holdsRange)
         if !holdsRange {
-            guard let again = await hold(grain) else { return .stopped }
+            guard let again = await hold(grain, mayGoOn) else { return .stopped }
             held = again
-            if isMoveStale, outcome == .moved { outcome = .stale }
+            // Written to, or moved by somebody else: what was copied is of the old place.
+            if isMoveStale || map[grain] != source, outcome == .moved { outcome = .stale }
         }
         if outcome == .moved {
             changePlace(grain, to: target)
+            unflushedLog.addOwn(.move(grain: grain, entry: target.durable))
             pending.freed.append(source)
         } else if groups[target.group] != nil {
             groups.release(target)
@@ -225,16 +237,16 @@ extension Space {
     }
 
     /// The journal has room, the copies are equal, the values are in memory.
-    private func isReadyToMove(_ grain: UInt64) async -> Bool {
+    func isReadyToCopy(_ grain: UInt64, _ mayGoOn: () -> Bool) async -> Bool {
         while isJournalTight {
-            guard mayGoOn else { return false }
+            guard mayGoOn() else { return false }
             wantCheckpoint()
-            await pause(ns: 1_000_000)
+            await nap()
         }
         while regions.needsSettling(grain), map[grain].isMapped {
-            guard mayGoOn else { return false }
+            guard mayGoOn() else { return false }
             if settleWaiters[grain] != nil {
-                await pause(ns: 1_000_000)
+                await nap()
                 continue
             }
             settleWaiters[grain] = []
@@ -251,7 +263,7 @@ extension Space {
     }
 
     /// The values of a grain's 256 blocks; nil when their page has left memory again.
-    private func valuesInMemory(_ grain: UInt64) -> [UInt32]? {
+    func valuesInMemory(_ grain: UInt64) -> [UInt32]? {
         let frame = pageFrames[Int(ChecksumPage.index(ofGrain: grain))]
         guard frame >= 0, !frames[frame].isLoading else { return nil }
         let image = unsafe PageImage(frames.image(frame))
@@ -261,49 +273,55 @@ extension Space {
     }
 
     private func copy(
-        _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry, _ values: [UInt32]
+        _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry,
+        _ values: [UInt32], holdsRange: Bool
     ) async -> Move {
         let buffer = await engine.scratch.take(bytes: Units.grainBytes)
         defer { engine.scratch.give(buffer) }
-        let outcome = await read(grain, source, values, into: buffer)
+        // Its old place may be gone by now, and its group with it.
+        if !holdsRange, isMoveStale || map[grain] != source { return .stale }
+        let outcome = await read(grain, source, values, into: buffer, holdsRange: holdsRange)
         guard outcome == .moved else { return outcome }
         let io = IOBatch(engine)
+        var devices = DeviceSet()
         for copy in 0..<copies {
             groups.forEachRun(
                 target, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
             ) { base, position, bytes in
+                guard departed.takesData(base) else { return }
                 io.write(base.device, at: base.offsetBytes, bytes: bytes, from: buffer + position)
+                devices.insert(base.device)
             }
         }
         guard await io.run() else {
             await failDevices(io.devices(with: .ioError), during: "move")
             return .stopped
         }
-        for copy in 0..<copies {
-            groups.forEachRun(
-                target, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
-            ) { base, _, _ in unflushedDevices.insert(base.device) }
-        }
-        return isMoveStale ? .stale : .moved
+        // Durable before anything says so: the log of a killed process is believed in this.
+        if !Mutant.isActive(.moveBeforeData) { guard await flush(devices) else { return .stopped } }
+        return isMoveStale && !holdsRange ? .stale : .moved
     }
 
-    /// Reads a grain from one copy, each block that does not match from whichever does. UNWRITTEN
-    /// blocks become zeros: what lies there is nobody's.
+    /// Reads a grain from one copy; with its range held, each block that does not match from whichever
+    /// does. UNWRITTEN blocks become zeros: what lies there is nobody's.
     private func read(
-        _ grain: UInt64, _ source: GrainMap.Entry, _ values: [UInt32], into buffer: Int
+        _ grain: UInt64, _ source: GrainMap.Entry, _ values: [UInt32], into buffer: Int,
+        holdsRange: Bool
     ) async -> Move {
         let io = IOBatch(engine)
-        let copy = (0..<copies).first { isReadable(source, copy: $0) } ?? 0
-        groups.forEachRun(
-            source, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
-        ) { base, position, bytes in
-            io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
+        let whole = (0..<copies).first {
+            isCurrent(source, copy: $0, blocks: 0..<Units.blocksPerGrain)
         }
-        let isRead = await io.run()
+        if let whole {
+            groups.forEachRun(
+                source, copy: whole, offsetBytes: 0, lengthBytes: Units.grainBytes
+            ) { base, position, bytes in
+                io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
+            }
+        }
+        let isRead = await io.run() && whole != nil
         for (block, value) in values.enumerated() {
             if engine.isStopped { return .stopped }
-            // What has been written since matches no value noted before.
-            if isMoveStale { return .stale }
             let target = buffer + block * Units.blockBytes
             if value == BlockValue.unwritten {
                 unsafe engine.arena.bytes(target, Units.blockBytes)
@@ -312,8 +330,11 @@ extension Space {
             }
             let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
             if isRead, !hasChecksums || blockValue(target, number) == value { continue }
+            // Other copies are asked with the range held only: a trim that comes meanwhile may give
+            // back the group that the old place lies in.
+            guard holdsRange else { return .stale }
             guard await readBlock(grain, source, block, value: value, into: target) else {
-                return isMoveStale ? .stale : .failed
+                return .failed
             }
         }
         return .moved
@@ -322,10 +343,10 @@ extension Space {
     // MARK: - a grain held alone
 
     /// Waits until no request is under way in the grain, and keeps those that come out.
-    private func hold(_ grain: UInt64) async -> RequestIndex? {
+    func hold(_ grain: UInt64, _ mayGoOn: () -> Bool) async -> RequestIndex? {
         while !table.hasSpareRoom {
-            guard mayGoOn else { return nil }
-            await pause(ns: 1_000_000)
+            guard mayGoOn() else { return nil }
+            await nap()
         }
         let index = table.take()
         table[index].space = handle.index
@@ -340,7 +361,7 @@ extension Space {
         return engine.isStopped ? nil : index
     }
 
-    private func letGo(_ held: RequestIndex) {
+    func letGo(_ held: RequestIndex) {
         engine.locks.leave(held, runnable: &engine.runnable)
         table.give(held)
     }

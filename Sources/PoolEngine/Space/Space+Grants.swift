@@ -17,22 +17,28 @@ extension Space {
         }
         await groupLock.acquire(engine)
         do throws(PoolError) {
-            let id = groups.nextID
-            try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
-            let record = try await grantGroup(id)
-            adopt(record)
-            pending.records.append(.groupAdded(record))
-            pieces.markDirty(
-                .group, GroupPage.index(ofGroup: id), since: firstUnwrittenSequence)
+            try await addGroup()
         } catch {
             status = error.requestStatus
         }
         groupLock.release()
         if status == .noSpace, await hasGrainsAfterAll() { status = .ok }
+        // Slabs have come back meanwhile, its own perhaps: they are asked for again.
+        if status == .noSpace, roomReturns != returns { status = .ok }
         let isReclaiming = status == .noSpace ? await askForRoom() : false
         isGrowing = false
         if status == .ok { return wake(&grainWaiters) }
         turnAway(&grainWaiters, status, isReclaiming: isReclaiming, since: returns)
+    }
+
+    /// Under the group lock.
+    func addGroup() async throws(PoolError) {
+        let id = groups.nextID
+        try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
+        let record = try await grantGroup(id)
+        adopt(record)
+        addRecord(.groupAdded(record))
+        pieces.markDirty(.group, GroupPage.index(ofGroup: id), since: firstUnwrittenSequence)
     }
 
     /// The pool has no room; the space may have: in a group that was being emptied, or once the
@@ -58,6 +64,7 @@ extension Space {
 
     func adopt(_ record: GroupRecord) {
         groups.add(record) { places.base($0.address) }
+        if record.slabs.contains(where: \.isHole) { departed.hasHoles = true }
     }
 
     /// The checksum piece of a page, and the map piece over the same grains, exist.
@@ -74,6 +81,13 @@ extension Space {
         if engine.isStopped { throw .stopped }
         if pieces.has(kind, page: page) { return }
         guard let slot = pieces.freeSlot() else { throw .noSpace }
+        try await grantPiece(kind, page: page, slot: slot)
+    }
+
+    /// Under the grant lock.
+    private func grantPiece(
+        _ kind: PieceKind, page: UInt32, slot: UInt32
+    ) async throws(PoolError) {
         let index = page / UInt32(MetadataPage.pagesPerPiece)
         let (lineage, disks) = (lineage, metadataDisks)
         let granted = try await atHome { pool async throws(PoolError) in
@@ -84,13 +98,23 @@ extension Space {
         places = granted.places
         guard let entry = granted.entries.first else { throw .noSpace }
         let bases = places.bases(of: entry.copies)
-        try await Self.writeEmptyPages(
-            pool, engine, kind: kind, piece: index, lineage: lineage, epoch: epoch, bases: bases)
+        do throws(PoolError) {
+            try await Self.writeEmptyPages(
+                pool, engine, kind: kind, piece: index, lineage: lineage, epoch: epoch,
+                bases: bases)
+        } catch {
+            // Nothing names the piece yet. Where a disk has left, another takes its place.
+            try? await atHome { pool async throws(PoolError) in
+                try await pool.releasePieces(entry.copies)
+            }
+            guard error != .stopped, copies > 1, await departuresAreDurable() else { throw error }
+            return try await grantPiece(kind, page: page, slot: slot)
+        }
         pieces.add(entry, slot: slot, bases: bases)
         pieces.markDirty(
             .directory, UInt32(DirectoryPage.place(ofSlot: slot).page),
             since: firstUnwrittenSequence)
-        pending.records.append(.pieceGranted(slot: slot, entry))
+        addRecord(.pieceGranted(slot: slot, entry))
     }
 
     /// 128 empty pages of sequence 0 in slot 0, flushed: a page that was never written is never
@@ -139,7 +163,7 @@ extension Space {
         frames[frame].recentlyUsed = true
         pageFrames[Int(page)] = frame
         do throws(PoolError) {
-            let found = try await readPage(.checksum, page)
+            let found = try await readPage(.checksum, page, afterCrash: overlay.has(page: page))
             defer { engine.scratch.give(found.buffer) }
             unsafe frames.image(frame).copyMemory(
                 from: UnsafeRawBufferPointer(
@@ -194,25 +218,35 @@ extension Space {
     /// The newest valid slot of a page: from the first copy whose slots are both beyond doubt,
     /// else from all copies together. Of a copy, one slot may be damaged by a write that a power
     /// cut tore: the journal still has what it held. Or it has rotted: another copy has it.
-    func readPage(_ kind: PieceKind, _ page: UInt32) async throws(PoolError) -> FoundPage {
+    ///
+    /// - Parameter afterCrash: the journal has changes of the page. Its checkpoint may have come to
+    ///   one copy and not to another; it is brought to all of them, or the journal, which then holds
+    ///   nothing newer than the page, would be retired with one copy behind.
+    func readPage(
+        _ kind: PieceKind, _ page: UInt32, afterCrash: Bool = false
+    ) async throws(PoolError) -> FoundPage {
         let pair = 2 * Units.blockBytes
         let buffer = await engine.scratch.take(bytes: 2 * pair)
         let io = IOBatch(engine)
         var best: FoundPage?
-        for base in pieces.addresses(kind, page: page, slot: 0) {
+        var slots: [(base: SlabGroups.Base, sequences: [UInt64?])] = []
+        for base in copiesToRead(pieces.addresses(kind, page: page, slot: 0)) {
             // The best so far stays in one half of the buffer, the other is read into.
             let half = best.map { $0.offset < pair ? pair : 0 } ?? 0
             io.read(base.device, at: base.offsetBytes, bytes: pair, into: buffer + half)
             guard await io.run() else {
                 if engine.isStopped { break }
                 noteReadError(base.device)
+                slots.append((base, [nil, nil]))
                 continue
             }
             var isBeyondDoubt = true
+            var sequences: [UInt64?] = [nil, nil]
             for slot in 0..<2 {
                 let offset = half + slot * Units.blockBytes
                 switch inspect(kind, page, buffer + offset) {
                 case .valid(let sequence):
+                    sequences[slot] = sequence
                     if best.map({ sequence > $0.sequence }) ?? true {
                         best = FoundPage(
                             buffer: buffer, offset: offset, slot: slot, sequence: sequence)
@@ -221,13 +255,46 @@ extension Space {
                 case .damaged: isBeyondDoubt = false
                 }
             }
-            if isBeyondDoubt { break }
+            slots.append((base, sequences))
+            if isBeyondDoubt, !afterCrash { break }
         }
-        guard let best else {
+        guard let best, !engine.isStopped else {
             engine.scratch.give(buffer)
-            throw engine.isStopped ? .stopped : .ioError
+            throw failure
+        }
+        if afterCrash, readOnlyReason == nil, !Mutant.isActive(.leaveCopiesBehind) {
+            let behind = slots.filter { $0.sequences[best.slot] != best.sequence }
+            guard await bring(best, to: behind.map(\.base)) else {
+                engine.scratch.give(buffer)
+                throw failure
+            }
         }
         return best
+    }
+
+    /// Those that are current; last the ones on disks that keep reads for long.
+    private func copiesToRead(_ bases: [SlabGroups.Base]) -> [SlabGroups.Base] {
+        let current = bases.filter { departed.isCurrent($0) }
+        if engine.readLatency.isNoneLate { return current }
+        let isLate = { [engine] (base: SlabGroups.Base) in
+            engine.readLatency.isLate(base.device, nowNs: engine.nowNs)
+        }
+        return current.filter { !isLate($0) } + current.filter(isLate)
+    }
+
+    /// Writes a page into the same slot of other copies, flushed. Their other slot stays.
+    private func bring(_ page: FoundPage, to copies: [SlabGroups.Base]) async -> Bool {
+        if copies.isEmpty { return true }
+        let io = IOBatch(engine)
+        var devices = DeviceSet()
+        for base in copies {
+            io.write(
+                base.device, at: base.offsetBytes + UInt64(page.slot * Units.blockBytes),
+                bytes: Units.blockBytes, from: page.buffer + page.offset)
+            devices.insert(base.device)
+        }
+        if await !io.run(), await !goOn(without: io, during: "write of metadata") { return false }
+        return await flush(devices)
     }
 
     enum Slot {

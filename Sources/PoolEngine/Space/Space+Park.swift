@@ -175,6 +175,7 @@ extension Pool {
 
     /// Slabs came back, or disks were added, or nobody has anything more to give back.
     func roomMayHaveReturned() {
+        wantSupervision()
         for space in spaces { engine.post(to: space.shard) { _ in space.retryParked() } }
     }
 }

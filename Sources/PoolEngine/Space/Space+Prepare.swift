@@ -22,13 +22,19 @@ extension Space {
         let blocks = Int(table[request].blockCount)
         let bound = engine.limits.unflushedBlocks
         let unflushed = pending.blocks.count + 2 * pending.grains.count + reservedBlocks + blocks
-        if unflushed * 2 > bound, !pending.isEmpty { wantCommit() }
-        guard unflushed > bound || isJournalTight else { return true }
+        let log = unflushedLog.room(bytes: RestartLog.mapEntryBytes + 2 * loggedBytes(request))
+        if unflushed * 2 > bound || log.isTight, !pending.isEmpty { wantCommit() }
+        guard unflushed > bound || isJournalTight || !log.fits else { return true }
         // Woken by a commit that changed something, or a checkpoint. What the writes in flight
         // have reserved becomes pending when they finish, and is committed then.
         if isJournalTight { wantCheckpoint() }
         park(request, on: &roomWaiters)
         return false
+    }
+
+    /// What the request's values take in the log.
+    func loggedBytes(_ request: RequestIndex) -> Int {
+        RestartLog.valuesEntryBytes(blocks: Int(table[request].blockCount))
     }
 
     /// The frame with the values of the request's grain; nil: it is parked until that is in memory.
@@ -77,7 +83,7 @@ extension Space {
         let grain = table[request].grain
         let entry = map[grain]
         if entry.isMapped { return entry }
-        guard let fresh = groups.allocate() else {
+        guard let fresh = takeFreedEarly() ?? groups.allocate() else {
             park(request, on: &grainWaiters)
             if !isGrowing {
                 isGrowing = true
@@ -86,8 +92,20 @@ extension Space {
             return nil
         }
         changeMap(grain, to: fresh)
+        unflushedLog.add(.map(grain: grain, entry: fresh.durable))
         resetValues(grain, frame)
         return fresh
+    }
+
+    /// A grant, or what is given back.
+    func addRecord(_ record: JournalRecord) {
+        pending.records.append(record)
+        unflushedLog.addOwn(record)
+    }
+
+    /// The mutant's alone: a grain that waits for the commit of its unmapping.
+    private func takeFreedEarly() -> GrainMap.Entry? {
+        Mutant.isActive(.reuseEarly) ? pending.freed.popLast() : nil
     }
 
     /// Every map change goes through here: the durable entry is remembered until the new one is.
@@ -102,6 +120,7 @@ extension Space {
     /// last commit still is, for whoever replays it.
     func changePlace(_ grain: UInt64, to entry: GrainMap.Entry) {
         if pending.grains.insert(grain, old: map[grain].rawValue) { pending.moved.insert(grain) }
+        missMoved(grain)
         map[grain] = entry
         pieces.markDirty(.map, MapPage.index(ofGrain: grain), since: firstUnwrittenSequence)
     }
@@ -120,7 +139,10 @@ extension Space {
 
     /// The region of an overwrite is durably dirty; else the request is parked until it is.
     func isMarked(_ request: RequestIndex, values frame: Int32) -> Bool {
-        guard needsMarks, overwritesAnything(request, frame) else { return true }
+        // While a disk is away the mark also says, after a crash, what it lacks.
+        table[request].isOverwrite =
+            needsMarks && (!departed.disks.isEmpty || overwritesAnything(request, frame))
+        guard table[request].isOverwrite else { return true }
         let region = DirtyRegions.region(ofGrain: table[request].grain)
         if Mutant.isActive(.forgetDirtyMark) { return true }
         switch regions[region].mark {

@@ -17,9 +17,14 @@ extension Space {
             zeroBlocks(request, 0..<Int(table[request].blockCount))
             return finish(request, .ok)
         }
-        table[request].copy = UInt8(readableCopy(entry, after: nextReadCopy(grain)))
+        guard let copy = readableCopy(request, entry) else {
+            table[request].state = .detour
+            return background { await $0.readBlockByBlock(request) }
+        }
+        table[request].copy = UInt8(copy)
         table[request].state = .transferring
-        sendLegs(request, entry, .read, copies: Int(table[request].copy)...Int(table[request].copy))
+        sendLegs(request, entry, .read, copies: copy...copy)
+        noteSent(request)
     }
 
     /// Notes the values the blocks must have; false: all are UNWRITTEN.
@@ -36,53 +41,56 @@ extension Space {
     }
 
     /// Spreads reads over the copies: neighbouring regions differ, so sequential runs stay whole.
-    private func nextReadCopy(_ grain: UInt64) -> Int {
+    func nextReadCopy(_ grain: UInt64) -> Int {
         copies == 1 ? 0 : Int(DirtyRegions.region(ofGrain: grain) % UInt64(copies))
     }
 
-    /// The first copy from `preferred` on whose disks have not failed; `preferred` if all have.
-    private func readableCopy(_ entry: GrainMap.Entry, after preferred: Int) -> Int {
-        if engine.failedDevices.isEmpty { return preferred }
-        for step in 0..<copies where isReadable(entry, copy: (preferred + step) % copies) {
-            return (preferred + step) % copies
+    /// None of the copy's disks in the range is away: one that has missed a write is never read.
+    func isCurrent(_ entry: GrainMap.Entry, copy: Int, blocks: Range<Int>) -> Bool {
+        if departed.isEmpty { return true }
+        var isCurrent = true
+        groups.forEachRun(
+            entry, copy: copy, offsetBytes: blocks.lowerBound * Units.blockBytes,
+            lengthBytes: blocks.count * Units.blockBytes
+        ) { base, _, _ in
+            if !departed.isCurrent(base) { isCurrent = false }
         }
-        return preferred
-    }
-
-    /// None of the copy's disks has failed: one that has missed a write is never read. A single
-    /// copy has missed only what was told to be lost.
-    func isReadable(_ entry: GrainMap.Entry, copy: Int) -> Bool {
-        copies == 1 || engine.failedDevices.isDisjoint(with: devices(entry, copy: copy))
-    }
-
-    private func devices(_ entry: GrainMap.Entry, copy: Int) -> DeviceSet {
-        var set = DeviceSet()
-        groups.forEachRun(entry, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes) {
-            base, _, _ in set.insert(base.device)
-        }
-        return set
+        return isCurrent
     }
 
     func finishRead(_ request: RequestIndex) {
+        noteAnswered(request)
         if !table[request].deviceFailed, allMatch(request) { return finish(request, .ok) }
         table[request].state = .detour
         background { await $0.readBlockByBlock(request) }
     }
 
-    /// Compares every block with its value and zeroes the UNWRITTEN ones.
     private func allMatch(_ request: RequestIndex) -> Bool {
         let first = table[request].grain * UInt64(Units.blocksPerGrain)
+            + UInt64(table[request].firstBlock)
         for position in 0..<Int(table[request].blockCount) {
-            let value = table.value(request, position)
-            if value == BlockValue.unwritten {
-                zeroBlocks(request, position..<position + 1)
-            } else if hasChecksums {
-                let block = first + UInt64(table[request].firstBlock) + UInt64(position)
-                let offset = table[request].bufferOffset + position * Units.blockBytes
-                if blockValue(offset, block) != value { return false }
-            }
+            let offset = table[request].bufferOffset + position * Units.blockBytes
+            guard matches(table.value(request, position), first + UInt64(position), at: offset)
+            else { return false }
         }
         return true
+    }
+
+    func allMatch(_ values: [UInt32], firstBlock: UInt64, at buffer: Int) -> Bool {
+        values.indices.allSatisfy {
+            matches(values[$0], firstBlock + UInt64($0), at: buffer + $0 * Units.blockBytes)
+        }
+    }
+
+    /// Compares a block with its value; zeroes one that is UNWRITTEN.
+    @inline(__always)
+    private func matches(_ value: UInt32, _ block: UInt64, at offset: Int) -> Bool {
+        if value == BlockValue.unwritten {
+            unsafe engine.arena.bytes(offset, Units.blockBytes)
+                .initializeMemory(as: UInt8.self, repeating: 0)
+            return true
+        }
+        return !hasChecksums || blockValue(offset, block) == value
     }
 
     @inline(__always)
@@ -122,25 +130,51 @@ extension Space {
     }
 
     /// One block from the copy that matches its value. False: no copy has the right bytes.
+    ///
+    /// A copy on a disk that is away comes last: where it has missed nothing it is right.
     func readBlock(
-        _ grain: UInt64, _ entry: GrainMap.Entry, _ block: Int, value: UInt32, into target: Int
+        _ grain: UInt64, _ entry: GrainMap.Entry, _ block: Int, value: UInt32, into target: Int,
+        isRepairing: Bool = false
     ) async -> Bool {
         let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
         let io = IOBatch(engine)
         var firstReadable: Int?
-        for copy in 0..<copies where isReadable(entry, copy: copy) {
+        var isWrongSomewhere = false
+        for copy in copiesToRead(entry, grain: grain, block: block) {
             let device = addBlockRead(io, entry, copy: copy, block: block, into: target)
             guard await io.run() else {
                 if !engine.isStopped { noteReadError(device) }
+                isWrongSomewhere = true
                 continue
             }
-            if !hasChecksums || blockValue(target, number) == value { return true }
+            if !hasChecksums || blockValue(target, number) == value {
+                if isWrongSomewhere, !isRepairing { repairLater(grain) }
+                return true
+            }
             if firstReadable == nil { firstReadable = copy }
-            if !regions.acceptsMismatch(grain) { noteChecksumError(device) }
+            isWrongSomewhere = true
+            if !regions.acceptsMismatch(grain), !isRepairing { noteChecksumError(device) }
         }
         guard let copy = firstReadable, regions.acceptsMismatch(grain) else { return false }
         _ = addBlockRead(io, entry, copy: copy, block: block, into: target)
         return await io.run()
+    }
+
+    private func copiesToRead(_ entry: GrainMap.Entry, grain: UInt64, block: Int) -> [Int] {
+        let all = Array(0..<copies)
+        if departed.isEmpty { return all }
+        let current = all.filter { isCurrent(entry, copy: $0, blocks: block..<block + 1) }
+        let mask = MissedBlocks.Mask(block..<block + 1)
+        return current
+            + all.filter { copy in
+                guard !current.contains(copy) else { return false }
+                var isRight = false
+                groups.forEachRun(
+                    entry, copy: copy, offsetBytes: block * Units.blockBytes,
+                    lengthBytes: Units.blockBytes
+                ) { base, _, _ in isRight = departed.isRight(base, grain: grain, mask) }
+                return isRight
+            }
     }
 
     private func addBlockRead(

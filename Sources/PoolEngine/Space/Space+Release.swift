@@ -40,7 +40,7 @@ extension Space {
             groups.forEachRun(
                 entry, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
             ) { base, _, bytes in
-                if !engine.discardRefused.contains(base.device) {
+                if departed.takesData(base), !engine.discardRefused.contains(base.device) {
                     io.discard(base.device, at: base.offsetBytes, bytes: UInt64(bytes))
                 }
             }
@@ -54,11 +54,12 @@ extension Space {
         let removed = groups.removeEmpty()
         guard !removed.isEmpty else { return }
         for group in removed {
-            pending.records.append(.groupRemoved(id: group.id))
+            addRecord(.groupRemoved(id: group.id))
             pieces.markDirty(
                 .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
         }
         if !Mutant.isActive(.groupFreedEarly) { guard await commit() else { return } }
+        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
         if Mutant.isActive(.groupLeaks) { return }
         // A slab that could not be given back is found unclaimed when the space is next opened.
         await release(removed)
@@ -105,7 +106,7 @@ extension Space {
             guard let piece = pieces.piece(kind, index), isUnused(kind, index) else { continue }
             forgetPages(kind, index)
             pieces.remove(kind, index)
-            pending.records.append(.pieceReleased(slot: piece.slot))
+            addRecord(.pieceReleased(slot: piece.slot))
             pieces.markDirty(
                 .directory, UInt32(DirectoryPage.place(ofSlot: piece.slot).page),
                 since: firstUnwrittenSequence)

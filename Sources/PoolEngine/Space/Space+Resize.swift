@@ -23,8 +23,9 @@ extension Space {
         let regionsPerPiece = DirtyPage.regionsPerPage * MetadataPage.pagesPerPiece
         let regions = (Self.grains(sizeBytes) - 1) / Units.grainsPerRegion + 1
         for first in stride(from: 0, to: regions, by: regionsPerPiece) {
-            try await ensurePiece(
-                .dirty, page: UInt32(DirtyPage.place(ofRegion: UInt64(first)).page))
+            let page = UInt32(DirtyPage.place(ofRegion: UInt64(first)).page)
+            try await ensurePiece(.dirty, page: page)
+            if copies > 1 { try await ensurePiece(.missed, page: page) }
         }
         if isFixed { try await grantGrains(Self.grains(sizeBytes)) }
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
@@ -69,8 +70,17 @@ extension Space {
     }
 
     private func forgetTail(fromGrain end: Int) async throws(PoolError) {
-        // The second commit records as clean what the first has covered.
-        guard await commit(), await commit(), await checkpointAll() else { throw failure }
+        let regionsLeft = DirtyRegions.count(grainCount: end)
+        // Nothing is mapped there, so nothing is to be settled, or suspect, any more.
+        for region in regions.marked where region >= regionsLeft {
+            regions[region].isCrashed = false
+            regions[region].isSuspect = false
+        }
+        // A commit records as clean what one before it has covered.
+        repeat {
+            guard await commit() else { throw failure }
+        } while regions.marked.contains { $0 >= regionsLeft }
+        guard await checkpointAll() else { throw failure }
         let lastPages: [(kind: PieceKind, page: UInt32)] = [
             (.map, MapPage.index(ofGrain: UInt64(end - 1))),
             (.checksum, ChecksumPage.index(ofGrain: UInt64(end - 1))),
@@ -96,7 +106,7 @@ extension Space {
         guard await commit() else { throw failure }
     }
 
-    private var failure: PoolError { engine.isStopped ? .stopped : .ioError }
+    var failure: PoolError { engine.isStopped ? .stopped : .ioError }
 
     /// The configuration in effect has the new size.
     func shrink(to sizeBytes: UInt64) {
@@ -145,7 +155,7 @@ extension Space {
         places = granted.places
         for record in granted.records {
             adopt(record)
-            pending.records.append(.groupAdded(record))
+            addRecord(.groupAdded(record))
             pieces.markDirty(
                 .group, GroupPage.index(ofGroup: record.id), since: firstUnwrittenSequence)
         }
@@ -155,7 +165,7 @@ extension Space {
     private func giveBack(_ added: [GroupRecord]) async {
         let removed = groups.removeEmpty(Set(added.map(\.id)))
         for group in removed {
-            pending.records.append(.groupRemoved(id: group.id))
+            addRecord(.groupRemoved(id: group.id))
             pieces.markDirty(
                 .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
         }

@@ -8,7 +8,7 @@ import PoolFormat
 /// with it, the chosen one never, so a crash in the middle leads to the same choice again.
 extension Space {
     /// Goes through every dirty region in the background; requests settle their own grain first.
-    func resync() async {
+    func settleCrashed() async {
         for region in regions.marked where regions[region].isCrashed {
             for position in 0..<UInt64(Units.grainsPerRegion) {
                 if hasEnded || isClosing || engine.isStopped || readOnlyReason != nil { return }
@@ -40,6 +40,7 @@ extension Space {
         let region = DirtyRegions.region(ofGrain: grain)
         regions[region].settledGrains |= 1 << UInt16(grain % UInt64(Units.grainsPerRegion))
         regions[region].coveredBy = startedCommits + 1
+        regions[region].settledBy = startedCommits + 1
         regions[region].lastWriteNs = engine.nowNs
         if regions[region].settledGrains == .max, readOnlyReason == nil {
             regions[region].isCrashed = false
@@ -60,11 +61,13 @@ extension Space {
             engine.frameReleased.fire()
         }
         if copies == 1 { return try await settleSingle(grain, frame) }
-        // Copy 0 against each of the others in turn.
-        for copy in 1..<copies {
-            while try await settlePair(grain, frame, copy) == .recordedAnew {
+        while true {
+            switch try await settleCopies(grain, frame) {
+            case .equal: return
+            case .recordedAnew:
                 // No buffer is held here, as a commit needs one.
-                guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
+                guard await commit() else { throw failure }
+            case .diskLeft: continue
             }
         }
     }
@@ -73,6 +76,8 @@ extension Space {
         case equal
         /// Nothing is overwritten yet: values were recorded that have to be durable first.
         case recordedAnew
+        /// A disk failed and has left: the others are compared again without it.
+        case diskLeft
     }
 
     private func settleSingle(_ grain: UInt64, _ frame: Int32) async throws(PoolError) {
@@ -88,43 +93,40 @@ extension Space {
         }
     }
 
-    private func settlePair(
-        _ grain: UInt64, _ frame: Int32, _ copy: Int
+    private func settleCopies(
+        _ grain: UInt64, _ frame: Int32
     ) async throws(PoolError) -> Settled {
         // Together: many grains may be settled at a time, and none may keep one from another.
-        let (first, second) = await engine.scratch.takeGrainPair()
-        defer {
-            engine.scratch.give(first)
-            engine.scratch.give(second)
+        let buffers = await engine.scratch.takeGrains(copies)
+        defer { buffers.forEach { engine.scratch.give($0) } }
+        var unreadable: [Set<Int>?] = []
+        for (copy, buffer) in buffers.enumerated() {
+            unreadable.append(try await readGrain(grain, copy: copy, into: buffer))
         }
-        let unreadable = (
-            try await readGrain(grain, copy: 0, into: first),
-            try await readGrain(grain, copy: copy, into: second)
-        )
+        let isCurrent = buffers.indices.map { currentBlocks(grain, copy: $0) }
         var overwritten: [(block: Int, kept: Int, target: Int)] = []
-        var isRecordedAnew = false
+        var (isRecordedAnew, isUnanswered) = (false, false)
         for block in 0..<Units.blocksPerGrain {
             let value = currentValue(grain, block, frame)
-            let isLost = (
-                unreadable.0?.contains(block) ?? false, unreadable.1?.contains(block) ?? false
-            )
-            let canCompare = !isLost.0 && !isLost.1
-            if value == BlockValue.unwritten || canCompare && isSame(first, second, block) {
-                settleValue(grain, block, value, first, frame)
+            if value == BlockValue.unwritten { continue }
+            let current = buffers.indices.filter { isCurrent[$0](block) }
+            let readable = current.filter { unreadable[$0]?.contains(block) != true }
+            guard let first = readable.first else {
+                // Of copies whose disks are away nothing is to be had, and nothing to be settled.
+                if !current.isEmpty { isUnanswered = true }
                 continue
             }
-            if isLost.0 && isLost.1 { throw .ioError }
-            // What one copy cannot give, the other has: it is written anew.
-            let keepsSecond =
-                isLost.0
-                || canCompare && hasChecksums && computed(first, grain, block) != value
-                    && computed(second, grain, block) == value
-            let (kept, target) = keepsSecond ? (second, 0) : (first, copy)
-            settleValue(grain, block, value, kept, frame)
+            let isMatch = { [self] in computed(buffers[$0], grain, block) == value }
+            let kept = hasChecksums ? readable.first(where: isMatch) ?? first : first
+            settleValue(grain, block, value, buffers[kept], frame)
             if currentValue(grain, block, frame) != value { isRecordedAnew = true }
-            overwritten.append((block, kept, target))
+            // What one copy cannot give, another has: it is written anew.
+            for copy in current where copy != kept {
+                if readable.contains(copy), isSame(buffers[copy], buffers[kept], block) { continue }
+                overwritten.append((block, buffers[kept], copy))
+            }
         }
-        // Where neither copy matched, sectors of the one over sectors of the other could add up to
+        // Where no copy matched, sectors of the one over sectors of the other could add up to
         // the recorded value, and a crash would choose that: the new value is durable first.
         if isRecordedAnew { return .recordedAnew }
         let io = IOBatch(engine)
@@ -140,10 +142,30 @@ extension Space {
                 unflushedDevices.insert(base.device)
             }
         }
-        if await io.run() { return .equal }
+        if await io.run() {
+            guard !isUnanswered else { throw .ioError }
+            return .equal
+        }
         if engine.isStopped { throw .stopped }
         await failDevices(io.devices(with: .ioError), during: "resync")
-        throw .ioError
+        guard await departuresAreDurable() else { throw failure }
+        return .diskLeft
+    }
+
+    /// Which blocks of a grain a copy has on a disk that is current.
+    private func currentBlocks(_ grain: UInt64, copy: Int) -> (Int) -> Bool {
+        if departed.isEmpty { return { _ in true } }
+        if Mutant.isActive(.settleFromReturning) {
+            return { [self] block in
+                var takes = true
+                groups.forEachRun(
+                    map[grain], copy: copy, offsetBytes: block * Units.blockBytes,
+                    lengthBytes: Units.blockBytes
+                ) { base, _, _ in if !departed.takesData(base) { takes = false } }
+                return takes
+            }
+        }
+        return { [self] in isCurrent(map[grain], copy: copy, blocks: $0..<$0 + 1) }
     }
 
     private func isSame(_ first: Int, _ second: Int, _ block: Int) -> Bool {
@@ -173,7 +195,13 @@ extension Space {
             grain * UInt64(Units.blocksPerGrain) + UInt64(block))
     }
 
-    /// Reads one copy of a grain; where that fails as a whole, block by block.
+    private func isSettledFrom(_ base: SlabGroups.Base) -> Bool {
+        Mutant.isActive(.settleFromReturning)
+            ? departed.takesData(base) : departed.isCurrent(base)
+    }
+
+    /// Reads what is on current disks of one copy of a grain; where that fails as a whole, block by
+    /// block.
     ///
     /// - Returns: the blocks that could not be read; nil: none.
     private func readGrain(
@@ -183,16 +211,20 @@ extension Space {
         groups.forEachRun(
             map[grain], copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
         ) { base, position, bytes in
+            guard isSettledFrom(base) else { return }
             io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
         }
         if await io.run() { return nil }
         if engine.isStopped { throw .stopped }
-        io.devices(with: .ioError).forEach { pool.noteReadError($0) }
+        io.devices(with: .ioError).forEach { noteReadError($0) }
+        var read: [Int] = []
         for block in 0..<Units.blocksPerGrain {
             let offset = block * Units.blockBytes
             groups.forEachRun(
                 map[grain], copy: copy, offsetBytes: offset, lengthBytes: Units.blockBytes
             ) { base, position, bytes in
+                guard isSettledFrom(base) else { return }
+                read.append(block)
                 io.read(
                     base.device, at: base.offsetBytes, bytes: bytes,
                     into: buffer + offset + position)
@@ -200,7 +232,7 @@ extension Space {
         }
         if await io.run() { return nil }
         if engine.isStopped { throw .stopped }
-        return Set(io.statuses.indices.filter { io.statuses[$0] != .ok })
+        return Set(zip(read, io.statuses).filter { $0.1 != .ok }.map(\.0))
     }
 
     // MARK: - other background work

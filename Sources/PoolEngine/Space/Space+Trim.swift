@@ -83,19 +83,26 @@ extension Space {
             return
         }
         guard mappedGrain(request, values: frame) != nil else { return }
-        let image = unsafe PageImage(frames.image(frame))
-        for block in blocks(request) {
-            let value = ChecksumPage.value(image, grain: grain, block: block)
-            if value != BlockValue.unwritten {
-                changeValue(grain, block, BlockValue.unwritten, frame)
-            }
-        }
+        forgetBlocks(request, frame)
         finish(request, .ok)
     }
 
-    private func blocks(_ request: RequestIndex) -> Range<Int> {
+    private func forgetBlocks(_ request: RequestIndex, _ frame: Int32) {
+        let image = unsafe PageImage(frames.image(frame))
+        let grain = table[request].grain
         let first = Int(table[request].firstBlock)
-        return first..<first + Int(table[request].blockCount)
+        var isChanged = false
+        runChanges.removeAll(keepingCapacity: true)
+        for block in first..<first + Int(table[request].blockCount) {
+            let value = ChecksumPage.value(image, grain: grain, block: block)
+            runChanges.append(ValueChange(old: value, new: BlockValue.unwritten))
+            if value == BlockValue.unwritten { continue }
+            changeValue(grain, block, BlockValue.unwritten, frame)
+            isChanged = true
+        }
+        guard isChanged else { return }
+        unflushedLog.add(
+            values: runChanges, firstBlock: grain * UInt64(Units.blocksPerGrain) + UInt64(first))
     }
 
     /// The grain's pending values go with it: a map or unmap record says all there is to say.
@@ -106,14 +113,11 @@ extension Space {
             frames[frame].unflushed -= 1
         }
         changeMap(grain, to: .unmapped)
+        unflushedLog.add(.unmap(grain: grain))
         emptiedPieces.insert(Self.checksumPiece(ofGrain: grain))
         // Somebody waits for room: not until the next flush, which may never come.
         if engine.parkedSpaces > 0 { wantCommit() }
-        if Mutant.isActive(.reuseEarly) {
-            groups.release(entry)
-        } else {
-            pending.freed.append(entry)
-        }
+        pending.freed.append(entry)
     }
 
     /// Part of one block is zeroed: nothing to do where it reads as zeros already, else a write.

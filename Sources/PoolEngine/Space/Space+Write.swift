@@ -8,6 +8,8 @@ import PoolFormat
 extension Space {
     func prepareWrite(_ request: RequestIndex) {
         guard readOnlyReason == nil else { return finish(request, .ioError) }
+        // Until a departure is durable nothing may be done without the disk.
+        guard departing.isEmpty else { return park(request, on: &departureWaiters) }
         guard isSettled(request), hasRoom(request),
             let frame = valuesFrame(request, forWrite: true),
             let entry = mappedGrain(request, values: frame),
@@ -17,13 +19,21 @@ extension Space {
     }
 
     private func startWrite(_ request: RequestIndex, _ entry: GrainMap.Entry, _ frame: Int32) {
+        guard noteMissed(entry, grain: table[request].grain, blocks: table[request].blocks) else {
+            return finish(request, .ioError)
+        }
         table[request].state = .transferring
+        table[request].isAtDevices = true
         table[request].frame = frame
         frames[frame].pins += 1
         let region = DirtyRegions.region(ofGrain: table[request].grain)
         regions[region].writesInFlight += 1
         reservedBlocks += Int(table[request].blockCount)
+        unflushedLog.reserve(loggedBytes(request))
         computeValues(request)
+        if table[request].isOverwrite, regions[region].freshCoveredBy > completedCommits {
+            logIntent(request, frame)
+        }
         sendLegs(request, entry, .write, copies: 0...(copies - 1))
     }
 
@@ -39,21 +49,25 @@ extension Space {
         }
     }
 
-    /// Sends the request's blocks to, or reads them from, a range of copies.
+    /// Sends the request's blocks to, or reads them from, a range of copies. A leg that is left out
+    /// because its disk is away keeps its number.
     func sendLegs(
         _ request: RequestIndex, _ entry: GrainMap.Entry, _ kind: DeviceOperation.Kind,
         copies: ClosedRange<Int>
     ) {
         var leg = 0
+        var sent: UInt16 = 0
         forEachLeg(request, entry, copies) { base, position, bytes in
+            defer { leg += 1 }
+            guard kind == .read || departed.takesData(base) else { return }
+            sent += 1
             engine.operations.append(
                 DeviceOperation(
                     kind: kind, device: base.device, token: Token.make(request: request, leg: leg),
                     offsetBytes: base.offsetBytes, lengthBytes: UInt64(bytes),
                     bufferOffset: table[request].bufferOffset + position))
-            leg += 1
         }
-        table[request].legsOutstanding = UInt16(leg)
+        table[request].legsOutstanding = sent
     }
 
     @inline(__always)
@@ -70,9 +84,10 @@ extension Space {
 
     /// A leg failed: counts it against its disk.
     func noteFailedLeg(_ request: RequestIndex, leg: Int) {
+        let isRead = table[request].kind == .read
+        if Mutant.isActive(.ignoreFailedWrite), !isRead { return }
         table[request].deviceFailed = true
         guard table[request].state == .transferring else { return }
-        let isRead = table[request].kind == .read
         let copy = Int(table[request].copy)
         var position = 0
         forEachLeg(request, map[table[request].grain], isRead ? copy...copy : 0...(copies - 1)) {
@@ -85,24 +100,17 @@ extension Space {
     }
 
     func finishWrite(_ request: RequestIndex) {
+        guard !table[request].deviceFailed else { return loseCopy(request) }
         let grain = table[request].grain
         let region = DirtyRegions.region(ofGrain: grain)
         let frame = table[request].frame
-        frames[frame].pins -= 1
-        engine.frameReleased.fire()
-        regions[region].writesInFlight -= 1
-        reservedBlocks -= Int(table[request].blockCount)
-        guard !table[request].deviceFailed else { return failWrite(request, region) }
-
+        leaveDevices(request)
         regions[region].coveredBy = startedCommits + 1
         regions[region].lastWriteNs = engine.nowNs
         forEachLeg(request, map[grain], 0...(copies - 1)) { base, _, _ in
-            unflushedDevices.insert(base.device)
+            if departed.takesData(base) { unflushedDevices.insert(base.device) }
         }
-        let first = Int(table[request].firstBlock)
-        for position in 0..<Int(table[request].blockCount) {
-            changeValue(grain, first + position, table.value(request, position), frame)
-        }
+        takeValues(request, frame)
         if !roomWaiters.isEmpty {
             // What it reserved is pending now, or nothing had to be recorded and there is room.
             pending.isEmpty ? wake(&roomWaiters) : wantCommit()
@@ -110,38 +118,108 @@ extension Space {
         finish(request, .ok)
     }
 
+    private func leaveDevices(_ request: RequestIndex) {
+        table[request].isAtDevices = false
+        frames[table[request].frame].pins -= 1
+        engine.frameReleased.fire()
+        regions[DirtyRegions.region(ofGrain: table[request].grain)].writesInFlight -= 1
+        reservedBlocks -= Int(table[request].blockCount)
+        unflushedLog.unreserve(loggedBytes(request))
+    }
+
+    private func takeValues(_ request: RequestIndex, _ frame: Int32) {
+        let grain = table[request].grain
+        let first = Int(table[request].firstBlock)
+        var isChanged = hasChecksums
+        var isFresh = false
+        runChanges.removeAll(keepingCapacity: true)
+        for position in 0..<Int(table[request].blockCount) {
+            let new = table.value(request, position)
+            let old = changeValue(grain, first + position, new, frame)
+            runChanges.append(ValueChange(old: old, new: new))
+            isChanged = isChanged || old != new
+            isFresh = isFresh || old == BlockValue.unwritten
+        }
+        if isFresh {
+            regions[DirtyRegions.region(ofGrain: grain)].freshCoveredBy = startedCommits + 1
+        }
+        guard isChanged else { return }
+        unflushedLog.add(
+            values: runChanges, firstBlock: grain * UInt64(Units.blocksPerGrain) + UInt64(first))
+    }
+
+    /// It may overwrite a block whose first value is not durable: should the process end, the block
+    /// may hold either.
+    private func logIntent(_ request: RequestIndex, _ frame: Int32) {
+        guard hasChecksums, unflushedLog.isThere, !Mutant.isActive(.forgetIntents) else { return }
+        let image = unsafe PageImage(frames.image(frame))
+        let grain = table[request].grain
+        let first = Int(table[request].firstBlock)
+        runChanges.removeAll(keepingCapacity: true)
+        for position in 0..<Int(table[request].blockCount) {
+            let old = ChecksumPage.value(image, grain: grain, block: first + position)
+            runChanges.append(ValueChange(old: old, new: table.value(request, position)))
+        }
+        unflushedLog.add(
+            values: runChanges, firstBlock: grain * UInt64(Units.blocksPerGrain) + UInt64(first),
+            isIntent: true)
+    }
+
     /// Every value change goes through here: the durable value is remembered until the new one is.
-    func changeValue(_ grain: UInt64, _ block: Int, _ value: UInt32, _ frame: Int32) {
+    ///
+    /// - Returns: the value it had.
+    @discardableResult
+    func changeValue(_ grain: UInt64, _ block: Int, _ value: UInt32, _ frame: Int32) -> UInt32 {
         let image = unsafe PageImage(frames.image(frame))
         let before = ChecksumPage.value(image, grain: grain, block: block)
         // Without checksums an overwrite changes nothing that has to be recorded.
-        guard before != value || hasChecksums else { return }
+        guard before != value || hasChecksums else { return before }
         let key = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
         if pending.blocks.insert(key, old: UInt64(before)) {
             frames[frame].unflushed += 1
         }
         ChecksumPage.setValue(image, grain: grain, block: block, value)
         frames.markDirty(frame, since: firstUnwrittenSequence)
+        return before
     }
 
-    /// A copy did not take the write. Nobody knows what it holds now: the region stays suspect, the
-    /// spaces on that disk become read-only durably, and only then is the error told.
-    private func failWrite(_ request: RequestIndex, _ region: UInt64) {
-        wake(&roomWaiters)
-        regions[region].isSuspect = true
+    /// A copy did not take the write: its disk leaves, durably, and only then is it told how the
+    /// write has ended: well, where each of its blocks has a copy that serves.
+    private func loseCopy(_ request: RequestIndex) {
         table[request].state = .detour
         let devices = failedWriteDevices
         failedWriteDevices = DeviceSet()
         background { space in
             await space.failDevices(devices, during: "write")
-            space.finish(request, .ioError)
+            space.judge(request, await space.departuresAreDurable())
         }
     }
 
+    private func judge(_ request: RequestIndex, _ goesOn: Bool) {
+        if engine.isStopped { return table[request].isAtDevices = false }
+        let (grain, blocks) = (table[request].grain, table[request].blocks)
+        let region = DirtyRegions.region(ofGrain: grain)
+        // The disk lacks it, whenever it was that it left; nothing but this may say so.
+        if copies > 1 { lateMissed.insert(region) }
+        if goesOn, copies > 1, noteMissed(map[grain], grain: grain, blocks: blocks) {
+            table[request].deviceFailed = false
+            return finishWrite(request)
+        }
+        // Nobody knows what its blocks hold now.
+        leaveDevices(request)
+        wake(&roomWaiters)
+        regions[region].isSuspect = true
+        finish(request, .ioError)
+    }
+
+    /// Has disks that failed leave; returns once their departure is durable, or cannot be.
     func failDevices(_ devices: DeviceSet, during what: String) async {
         if engine.isStopped { return }
         await pool.devicesFailed(devices, during: what, from: engine)
-        if readOnlyReason == nil { becomeReadOnly("a disk failed during a \(what)") }
+        if engine.isStopped || readOnlyReason != nil { return }
+        if copies == 1 || !devices.isSubset(of: engine.failedDevices) {
+            becomeReadOnly("a disk failed during a \(what)")
+        }
     }
 
     // MARK: - edges of unaligned writes

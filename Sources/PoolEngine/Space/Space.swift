@@ -51,11 +51,39 @@ public final class Space: @unchecked Sendable {
     var pageFrames: SparseArray<Int32>
     var pieces: PieceDirectory
     var journal: Journal
-    let metadataDisks: [DiskNumber]
+    /// Where its journal and directory lie.
+    var root: SpaceRoot
+    var rootAddresses: [PieceAddress]
+    /// Its copies of the root piece.
+    var rootCopies: [SlabGroups.Base]
+    var metadataDisks: [DiskNumber] { rootCopies.map(\.disk) }
+
+    // Disks it does without.
+    var departed: DepartedDisks
+    /// Those of them whose departure is not durable yet.
+    var departing: Set<DiskNumber> = []
+    /// Grows with each.
+    var departuresNoted: UInt64 = 0
+    /// Regions that some disk lacks something of, as the journal or pages say, or are about to.
+    var missedRegions: Set<UInt64> = []
+    /// Of those, the ones whose record no commit has captured yet.
+    var pendingMissed: Set<UInt64> = []
+    /// Regions to be recorded as missed before the next commit is confirmed.
+    var lateMissed: Set<UInt64> = []
+    let departureSettled: Signal
+    var isRepairing = false
+    /// Grains of which a copy has lost what a killed process had written.
+    var unequalGrains: Set<UInt64> = []
+    /// Grains of which a read found a copy wrong.
+    var repairQueue: Set<UInt64> = []
+    var isRepairingReads = false
+    var repairProgress = RepairProgress()
 
     // Changes that are not durable: new ones, and those in the commit under way.
     var pending: ChangeSet
     var committing: ChangeSet
+    /// The same, for whoever opens the space after the process was killed.
+    var unflushedLog = UnflushedLog()
     /// Devices with completed writes of this space since their last flush began.
     var unflushedDevices = DeviceSet()
     /// Devices that failed a write which is about to end in an error.
@@ -80,6 +108,8 @@ public final class Space: @unchecked Sendable {
     /// Held while groups are granted: their numbers are chosen first, taken later.
     let groupLock: AsyncLock
     let checkpointLock: AsyncLock
+    /// Held by each commit, and by whoever needs the journal to stand still.
+    let commitLock: AsyncLock
     let idle: Signal
     /// Fires once in a while as long as regions are dirty.
     let maintenance: Signal
@@ -91,6 +121,7 @@ public final class Space: @unchecked Sendable {
     var settleWaiters: [UInt64: [RequestIndex]] = [:]
     var grainWaiters: [RequestIndex] = []
     var markWaiters: [RequestIndex] = []
+    var departureWaiters: [RequestIndex] = []
     var roomWaiters: [RequestIndex] = []
     var isGrowing = false
 
@@ -147,7 +178,7 @@ public final class Space: @unchecked Sendable {
     var isClosing = false
     /// The last commit is done: background work ends.
     var hasEnded = false
-    /// Where a commit puts a run of values together; kept, so that no commit allocates it anew.
+    /// Where a run of values is put together; kept, so that nobody allocates it anew.
     var runChanges: [ValueChange] = []
     var backgroundTasks = 0
     var inFlight = 0
@@ -155,7 +186,8 @@ public final class Space: @unchecked Sendable {
 
     init(
         pool: Pool, engine: Engine, places: DiskPlaces, settings: PoolSettings,
-        record: SpaceRecord, epoch: UInt64, journal: Journal, pieces: PieceDirectory
+        record: SpaceRecord, root: SpaceRoot, departed: DepartedDisks, epoch: UInt64,
+        journal: Journal, pieces: PieceDirectory
     ) {
         self.pool = pool
         self.engine = engine
@@ -174,7 +206,11 @@ public final class Space: @unchecked Sendable {
         interleaveBytes = record.interleaveBytes
         hasChecksums = !record.flags.contains(.noChecksums)
         isFixed = record.flags.contains(.fixed)
-        metadataDisks = record.root.map(\.disk)
+        self.root = root
+        rootAddresses = record.root
+        rootCopies = places.bases(of: record.root)
+        self.departed = departed
+        departureSettled = Signal(engine)
         let grains = Int(record.sizeBytes / UInt64(Units.grainBytes))
         map = GrainMap(grainCount: grains)
         regions = DirtyRegions(grainCount: grains)
@@ -190,6 +226,7 @@ public final class Space: @unchecked Sendable {
         grantLock = AsyncLock(engine)
         groupLock = AsyncLock(engine)
         checkpointLock = AsyncLock(engine)
+        commitLock = AsyncLock(engine)
         idle = Signal(engine)
         maintenance = Signal(engine)
         valuesLoaded = Signal(engine)
@@ -205,175 +242,13 @@ public final class Space: @unchecked Sendable {
         }
     }
 
-    /// A request's legs, at most 65 runs on each of 3 copies, are numbered in 8 bits.
-    public static let minimumInterleaveBytes = 16 << 10
-
     /// Logical bytes that are mapped.
     public var mappedBytes: UInt64 { UInt64(map.mappedCount) * UInt64(Units.grainBytes) }
     public var groupRecords: [GroupRecord] { groups.records }
     /// The shard it is on: requests go to that engine.
     public var shard: Int { engine.shard }
 
-    // MARK: - requests come in
-
-    func submit(_ request: SpaceRequest) {
-        guard !isClosing, isValid(request) else {
-            let status: RequestStatus = isClosing ? .shutdown : .invalid
-            engine.replies.append(SpaceReply(cookie: request.cookie, status: status))
-            return
-        }
-        inFlight += 1
-        counters.requests &+= 1
-        switch request.kind {
-        case .flush:
-            let index = take(.flush, request)
-            table[index].state = .committing
-            waitForCommit(index)
-        case .read: enter(take(.read, request))
-        case .write: enter(take(.write, request))
-        case .trim: enterRange(take(.trim, request))
-        case .writeZeroes:
-            enterRange(take(request.flags.contains(.noHole) ? .zero : .trim, request))
-        case .blockStatus: submitBlockStatus(request)
-        case .cache: enter(take(.cache, request))
-        }
-    }
-
-    /// The bounds every later step relies on.
-    private func isValid(_ request: SpaceRequest) -> Bool {
-        if request.kind == .flush { return true }
-        let length = UInt64(request.lengthBytes)
-        let grain = UInt64(Units.grainBytes)
-        return length > 0 && length % 512 == 0 && request.offsetBytes % 512 == 0
-            && request.offsetBytes <= sizeBytes && length <= sizeBytes - request.offsetBytes
-            && (request.kind == .blockStatus || request.offsetBytes % grain + length <= grain)
-    }
-
-    func take(_ kind: RequestKind, _ request: SpaceRequest) -> RequestIndex {
-        let index = table.take()
-        table[index].space = handle.index
-        table[index].kind = kind
-        table[index].isFUA = request.flags.contains(.fua)
-        table[index].bufferOffset = request.bufferOffset
-        table[index].cookie = request.cookie
-        setRange(index, request.offsetBytes, request.lengthBytes)
-        return index
-    }
-
-    func setRange(_ index: RequestIndex, _ offsetBytes: UInt64, _ lengthBytes: UInt32) {
-        table[index].offsetBytes = offsetBytes
-        table[index].lengthBytes = lengthBytes
-        table[index].grain = offsetBytes / UInt64(Units.grainBytes)
-        let within = Int(offsetBytes % UInt64(Units.grainBytes))
-        let first = within / Units.blockBytes
-        let end = (within + Int(lengthBytes) + Units.blockBytes - 1) / Units.blockBytes
-        table[index].firstBlock = UInt16(first)
-        table[index].blockCount = UInt16(end - first)
-    }
-
-    func enter(_ request: RequestIndex) {
-        if engine.locks.enter(request) {
-            table[request].state = .preparing
-            prepare(request)
-        } else {
-            table[request].state = .queued
-        }
-    }
-
-    /// Goes on with a request that was runnable: it came first in its range, or what it was parked
-    /// for is there.
-    func advance(_ request: RequestIndex) {
-        switch table[request].state {
-        case .preparing, .parked:
-            table[request].state = .preparing
-            prepare(request)
-        case .queued, .transferring, .detour, .committing:
-            preconditionFailure("a request went on that waits for something else")
-        }
-    }
-
-    private func prepare(_ request: RequestIndex) {
-        if table[request].grain == movingGrain, table[request].changesGrain { isMoveStale = true }
-        switch table[request].kind {
-        case .read: prepareRead(request)
-        case .write: prepareWrite(request)
-        case .trim, .zero: prepareTrim(request)
-        case .zeroEdge: prepareZeroEdge(request)
-        case .blockStatus: prepareBlockStatus(request)
-        case .cache: prepareCache(request)
-        case .hold:
-            table[request].state = .detour
-            holdGranted.fire()
-        case .flush: preconditionFailure("a flush has no range")
-        }
-    }
-
-    func completeLeg(_ request: RequestIndex, leg: Int, _ status: DeviceStatus) {
-        precondition(table[request].legsOutstanding > 0)
-        if status != .ok { noteFailedLeg(request, leg: leg) }
-        table[request].legsOutstanding -= 1
-        guard table[request].legsOutstanding == 0 else { return }
-        switch table[request].state {
-        case .transferring:
-            table[request].kind == .read ? finishRead(request) : finishWrite(request)
-        case .queued, .preparing, .parked, .detour, .committing:
-            preconditionFailure("a leg of a request that has none")
-        }
-    }
-
-    // MARK: - requests go out
-
-    /// The range is done: lets those behind it go on, and waits for durability where asked.
-    func finish(
-        _ request: RequestIndex, _ status: RequestStatus, extent: SpaceExtent = SpaceExtent()
-    ) {
-        engine.locks.leave(request, runnable: &engine.runnable)
-        giveScratch(request)
-        if table[request].parent != .none {
-            finishChild(request, status)
-        } else if status == .ok && table[request].isFUA && table[request].writes {
-            table[request].state = .committing
-            waitForCommit(request)
-        } else {
-            reply(request, status, extent: extent)
-        }
-    }
-
-    func giveScratch(_ request: RequestIndex) {
-        if table[request].headScratch >= 0 { engine.scratch.give(table[request].headScratch) }
-        if table[request].tailScratch >= 0 { engine.scratch.give(table[request].tailScratch) }
-        table[request].headScratch = -1
-        table[request].tailScratch = -1
-    }
-
-    func reply(
-        _ request: RequestIndex, _ status: RequestStatus, extent: SpaceExtent = SpaceExtent()
-    ) {
-        engine.replies.append(
-            SpaceReply(cookie: table[request].cookie, status: status, extent: extent))
-        table.give(request)
-        inFlight -= 1
-        if inFlight == 0 { idle.fire() }
-    }
-
-    // MARK: - parking
-
-    func park(_ request: RequestIndex, on waiters: inout [RequestIndex]) {
-        table[request].state = .parked
-        waiters.append(request)
-    }
-
-    func wake(_ waiters: inout [RequestIndex]) {
-        engine.runnable.append(contentsOf: waiters)
-        waiters.removeAll(keepingCapacity: true)
-    }
-
-    /// Ends every request of a list with an error.
-    func fail(_ waiters: inout [RequestIndex], _ status: RequestStatus) {
-        let failed = waiters
-        waiters.removeAll(keepingCapacity: true)
-        for request in failed { finish(request, status) }
-    }
+    // MARK: - slow paths, and the end of writing
 
     /// A slow path of this space; `close` waits until the last has ended.
     func background(_ body: @escaping @Sendable (Space) async -> Void) {
@@ -391,6 +266,8 @@ public final class Space: @unchecked Sendable {
         wake(&roomWaiters)
         wake(&markWaiters)
         wake(&grainWaiters)
+        wake(&departureWaiters)
+        departureSettled.fire()
         retryParked()
         commitWanted.fire()
     }
@@ -403,7 +280,9 @@ extension Space {
             ("page", pageWaiters.values.reduce(0) { $0 + $1.count }),
             ("settling", settleWaiters.values.reduce(0) { $0 + $1.count }),
             ("grain", grainWaiters.count), ("mark", markWaiters.count),
-            ("room", roomWaiters.count), ("slabs", parked.count), ("commit", flushWaiters.count + capturedWaiters.count),
+            ("a departure", departureWaiters.count),
+            ("room", roomWaiters.count), ("slabs", parked.count),
+            ("commit", flushWaiters.count + capturedWaiters.count),
         ]
         let parts = lists.filter { $0.1 > 0 }.map { "\($0.1) for \($0.0)" }
         return "\(inFlight) in flight; " + parts.joined(separator: ", ")
@@ -411,6 +290,8 @@ extension Space {
             + "\(reservedBlocks) reserved; journal \(journal.usedBlocks) of "
             + "\(journal.blockCount) blocks, tail \(journal.tail.sequence), "
             + "confirmed \(journal.confirmedSequence)"
+            + departed.disks.map { "; disk\($0.number.rawValue) is \($0.phase)" }.joined()
+            + (readOnlyReason.map { "; read-only: \($0)" } ?? "")
     }
 }
 
@@ -421,7 +302,15 @@ public struct SpaceCounters: Sendable {
     public var checkpointedPages: UInt64 = 0
     public var settledBlocks: UInt64 = 0
     public var repairedReads: UInt64 = 0
+    /// Reads that were tried on another copy because they took too long.
+    public var hedgedReads: UInt64 = 0
     public var movedGrains: UInt64 = 0
+    /// Blocks of copies that were found wrong and put right.
+    public var repairedBlocks: UInt64 = 0
+    /// Blocks copied to disks that came back.
+    public var resyncedBlocks: UInt64 = 0
+    /// Blocks that no copy had right, or could give.
+    public var lostBlocks: UInt64 = 0
 }
 
 extension PoolError {

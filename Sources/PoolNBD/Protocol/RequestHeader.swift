@@ -93,7 +93,7 @@ public struct RequestHeader: Hashable, Sendable {
             if flags & Wire.CommandFlag.fua != 0 { engineFlags.insert(.fua) }
             if flags & Wire.CommandFlag.noHole != 0 { engineFlags.insert(.noHole) }
         }
-        return lengthBytes == 0 ? .nothingToDo : .proceed(kind, engineFlags)
+        return lengthBytes == 0 ? .succeed : .proceed(kind, engineFlags)
     }
 
     private func refusal(
@@ -125,7 +125,7 @@ public struct RequestHeader: Hashable, Sendable {
 public enum RequestVerdict: Equatable, Sendable {
     case proceed(SpaceRequest.Kind, SpaceRequest.Flags)
     /// An empty range: succeeds at once.
-    case nothingToDo
+    case succeed
     case refuse(NBDError)
     /// The client leaves; what is under way is finished first.
     case disconnect

@@ -46,7 +46,7 @@ extension Connection {
         switch verdict {
         case .disconnect:
             drain()
-        case .nothingToDo:
+        case .succeed:
             finish(take(header, .none))
         case .refuse(let error):
             guard UInt64(header.payloadBytes) <= NBDLimits.drainedPayloadBytes else {

@@ -127,7 +127,11 @@ public final class NBDServer {
 
     /// Takes the engine's reply to one of ``requests``.
     public func complete(_ reply: SpaceReply) {
-        guard let piece = shared.piece(cookie: reply.cookie) else { return }
+        guard let piece = shared.piece(cookie: reply.cookie) else {
+            if let buffer = reply.movedTo { shared.arena.give(buffer) }
+            return
+        }
+        if let buffer = reply.movedTo { shared.pieces[Int(piece)].bufferOffset = buffer }
         let connection = connections[Int(shared.pieces[Int(piece)].connection)]
         connection.pieceCompleted(piece, reply)
     }

@@ -67,6 +67,10 @@ struct Piece {
 
     /// A new turn of the loop, told by its time: those that had their share may go on.
     func beginTurn(nowNs: UInt64) {
+        if arena.hasReturns {
+            arena.hasReturns = false
+            hasFreed = true
+        }
         guard nowNs != self.nowNs else { return }
         self.nowNs = nowNs
         if turnShare == 0 { hasFreed = true }

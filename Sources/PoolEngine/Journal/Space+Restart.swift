@@ -1,0 +1,236 @@
+import PoolFormat
+
+/// After the process alone has ended: what it had acknowledged and not flushed is made durable, as
+/// the commit that it did not come to.
+///
+/// Order, each step complete before the next:
+///
+/// 1. The log's records stand behind everything that is durable, in the order the changes happened.
+///    Of the commit that was under way some batches may be there already: absolute values may be
+///    repeated. With them applied, it is known where each block lies.
+/// 2. A block that was UNWRITTEN before is read from every copy, and compared with the values that
+///    the log has of it. Its bytes were at the disks when its change was logged, but a disk may have
+///    lost its cache since, while the machine went on; then the block stays UNWRITTEN, as after a
+///    power cut, unless another copy has them: that is enough, and the others are put right once
+///    the space serves. Opening the pool has flushed the disks, so what is found is durable. Blocks
+///    that were overwritten, these among them, lie in regions that are durably dirty, and are settled.
+/// 3. The records are written behind the journal's newest batch, and flushed. Nothing that they
+///    free is free before.
+/// 4. The log begins anew.
+///
+/// Why it may be interrupted. The journal's batches that bear a later epoch than the log's are its
+/// first records, since nothing else is written before all of them are: the next opening goes on
+/// behind those. So they take their room in the journal once, however often that happens.
+extension Space {
+    /// What a killed process has left, and where new changes are to be noted.
+    @safe
+    struct LeftBehind {
+        // Safe: it stays until the space's end, and is handed on alone.
+        fileprivate var region: UnsafeMutableRawBufferPointer
+        fileprivate var entries: [RestartLog.Entry] = []
+        /// Of `records`, how many the journal has already.
+        fileprivate var durableCount = 0
+
+        /// What was acknowledged, in the order of the changes.
+        var records: [JournalRecord] { entries.lazy.filter { !$0.isIntent }.map(\.record) }
+    }
+
+    private var restartOwner: RestartLog.Owner {
+        RestartLog.Owner(pool: pool.uuid, lineage: lineage)
+    }
+
+    /// - Parameter chain: the journal, merged.
+    /// - Returns: nil where there is no memory that outlives the process, or nothing is to be
+    ///   written.
+    func findLeftBehind(_ chain: [JournalScan.Batch]) -> LeftBehind? {
+        let bytes = engine.limits.restartLogBytes
+        guard readOnlyReason == nil, let newest = chain.last?.header,
+            let region = unsafe engine.restartMemory?.region(of: restartOwner, bytes: bytes)
+        else { return nil }
+        var found = unsafe LeftBehind(region: region)
+        let resumed = unsafe RestartLog(
+            resuming: region, owner: restartOwner, journalEpoch: newest.epoch,
+            journalSequence: newest.sequence)
+        guard let log = resumed else { return found }
+        if !Mutant.isActive(.forgetUnflushed) { found.entries = log.readAll() }
+        let logEpoch = log.epoch
+        // Regions that were recorded as missed in front of them are no records of the log.
+        found.durableCount = chain.lazy.filter { $0.header.epoch > logEpoch }
+            .reduce(0) { $0 + self.countOfLogged($1) }
+        // The journal keeps room for it; if not, it was never promised to be durable.
+        let bytesLeft = found.records.dropFirst(found.durableCount)
+            .reduce(0) { $0 + $1.encodedBytes }
+        if !journal.hasRoom(bytes: bytesLeft) { found.entries.removeAll() }
+        log.setHeir(epoch: epoch)
+        return found
+    }
+
+    /// Steps 2 to 4. The map already is what the records make it.
+    ///
+    /// - Returns: the records as they are durable now.
+    func commitLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [JournalRecord] {
+        try await missLeftBehind(left)
+        let found = try await findFreshBlocks(left.entries)
+        let records = found.isEmpty ? left.records : left.records.map { $0.with(found) }
+        if records.count > left.durableCount {
+            guard await append(Array(records.dropFirst(left.durableCount))) else { throw failure }
+            journal.confirmedSequence = journal.nextSequence - 1
+        }
+        unsafe unflushedLog.begin(
+            RestartLog(emptying: left.region, owner: restartOwner, epoch: epoch))
+        return records
+    }
+
+    private func countOfLogged(_ batch: JournalScan.Batch) -> Int {
+        let records = (try? decode([batch])) ?? []
+        return records.reduce(0) { count, next in
+            if case .missed = next.record { count } else { count + 1 }
+        }
+    }
+
+    /// Regions of blocks that a killed process had written: a disk that is away may lack them.
+    private func missLeftBehind(_ left: LeftBehind) async throws(PoolError) {
+        guard !departed.disks.isEmpty, !Mutant.isActive(.forgetMissedLeftBehind) else { return }
+        for record in left.records {
+            switch record {
+            case .values(let first, _):
+                lateMissed.insert(DirtyRegions.region(ofGrain: first / UInt64(Units.blocksPerGrain)))
+            case .move(let grain, _): lateMissed.insert(DirtyRegions.region(ofGrain: grain))
+            case .map, .unmap, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
+                .pieceReleased, .activation, .missed, .caughtUp:
+                continue
+            }
+        }
+        lateMissed = lateMissed.filter { $0 < UInt64(regions.count) }
+        for index in departed.disks.indices {
+            for region in lateMissed { departed[index].missed.insert(region: region) }
+        }
+        guard await recordLateMissed() else { throw failure }
+        journal.confirmedSequence = journal.nextSequence - 1
+    }
+
+    /// Nothing is left that is not durable.
+    func discardLog() {
+        unflushedLog.end()
+        engine.restartMemory?.discard(restartOwner)
+    }
+
+    // MARK: - what the disks have lost
+
+    /// Of the blocks that the records take out of UNWRITTEN, the value that a copy was found to
+    /// have: UNWRITTEN where none has their bytes.
+    private func findFreshBlocks(
+        _ entries: [RestartLog.Entry]
+    ) async throws(PoolError) -> [UInt64: UInt32] {
+        if Mutant.isActive(.believeUnflushed) { return [:] }
+        let fresh = freshBlocks(entries)
+        var found: [UInt64: UInt32] = [:]
+        for (block, _) in fresh { found[block] = BlockValue.unwritten }
+        // Without checksums nobody can tell.
+        guard hasChecksums else { return found }
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        let atOnce = Units.pieceBytes / Units.blockBytes / copies
+        for start in stride(from: 0, to: fresh.count, by: atOnce) {
+            let some = fresh[start..<min(start + atOnce, fresh.count)]
+            let io = IOBatch(engine)
+            var read: [Int] = []
+            for (position, (block, _)) in some.enumerated() {
+                readCopies(of: block, into: buffer, position * copies, io, &read)
+            }
+            _ = await io.run()
+            if engine.isStopped { throw .stopped }
+            let statuses = Dictionary(uniqueKeysWithValues: zip(read, io.statuses))
+            for (position, (block, values)) in some.enumerated() {
+                let slots = position * copies..<(position + 1) * copies
+                let current = slots.filter { statuses[$0] != nil }
+                let held = current.map { slot in
+                    statuses[slot] == .ok
+                        ? blockValue(buffer + slot * Units.blockBytes, block) : BlockValue.unwritten
+                }
+                if let value = held.first(where: { values.contains($0) }) { found[block] = value }
+                // One copy is enough, and gives the others what they have lost.
+                if held.contains(where: { $0 != found[block] }) {
+                    unequalGrains.insert(block / UInt64(Units.blocksPerGrain))
+                }
+            }
+        }
+        return found
+    }
+
+    /// One read for each current copy, into the slot behind the copy before: a block lies in one run.
+    private func readCopies(
+        of block: UInt64, into buffer: Int, _ slot: Int, _ io: IOBatch, _ read: inout [Int]
+    ) {
+        let within = Int(block % UInt64(Units.blocksPerGrain)) * Units.blockBytes
+        for copy in 0..<copies {
+            groups.forEachRun(
+                map[block / UInt64(Units.blocksPerGrain)], copy: copy, offsetBytes: within,
+                lengthBytes: Units.blockBytes
+            ) { base, _, bytes in
+                guard departed.isCurrent(base) else { return }
+                read.append(slot + copy)
+                io.read(
+                    base.device, at: base.offsetBytes, bytes: bytes,
+                    into: buffer + (slot + copy) * Units.blockBytes)
+            }
+        }
+    }
+
+    /// The blocks that are UNWRITTEN before the entries and not behind them, with every value that
+    /// one of them may hold.
+    private func freshBlocks(
+        _ entries: [RestartLog.Entry]
+    ) -> [(block: UInt64, values: [UInt32])] {
+        var grains: [UInt64: [UInt64: FreshBlock]] = [:]
+        for entry in entries {
+            switch entry.record {
+            case .map(let grain, _), .unmap(let grain): grains[grain] = nil
+            case .values(let first, let changes):
+                let grain = first / UInt64(Units.blocksPerGrain)
+                for (position, change) in changes.enumerated() {
+                    let unknown = FreshBlock(isFresh: change.old == BlockValue.unwritten)
+                    grains[grain, default: [:]][first + UInt64(position), default: unknown]
+                        .take(change.new, isIntent: entry.isIntent)
+                }
+            case .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted, .pieceReleased,
+                .activation, .missed, .caughtUp:
+                continue
+            }
+        }
+        return grains.keys.sorted().filter { $0 < map.grainCount && map[$0].isMapped }
+            .flatMap { grain in
+                grains[grain, default: [:]].filter { $0.value.isWritten }
+                    .map { (block: $0.key, values: $0.value.values) }
+                    .sorted { $0.block < $1.block }
+            }
+    }
+
+    private struct FreshBlock {
+        /// It was UNWRITTEN when it was first changed.
+        var isFresh: Bool
+        var values: [UInt32] = []
+        private var isUnwritten = true
+
+        init(isFresh: Bool) { self.isFresh = isFresh }
+
+        var isWritten: Bool { isFresh && !isUnwritten }
+
+        mutating func take(_ value: UInt32, isIntent: Bool) {
+            if value != BlockValue.unwritten { values.append(value) }
+            if !isIntent { isUnwritten = value == BlockValue.unwritten }
+        }
+    }
+}
+
+extension JournalRecord {
+    /// The record with another value of some blocks, where it writes them.
+    fileprivate func with(_ found: [UInt64: UInt32]) -> JournalRecord {
+        guard case .values(let first, var changes) = self else { return self }
+        for position in changes.indices where changes[position].new != BlockValue.unwritten {
+            guard let value = found[first + UInt64(position)] else { continue }
+            changes[position].new = value
+        }
+        return .values(firstBlock: first, changes: changes)
+    }
+}

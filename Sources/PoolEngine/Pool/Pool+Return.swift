@@ -1,0 +1,265 @@
+import PoolFormat
+
+/// Disks leave on their owner's wish, and come back.
+///
+/// A disk that comes back, each step durable before the next:
+///
+/// 1. It is read: its label says that it is the one, its configurations that it has not gone another
+///    way since, and is not from a time before it left.
+/// 2. Its tables are read. They confirm whatever a space claims there; what nobody claims was given
+///    back while it was away, and is freed.
+/// 3. The epochs in force are in its fence table.
+/// 4. It has the configuration in effect; then one has it online, with a vote. Its departures stay.
+///    So a crash that keeps the newer one from it leaves no disk that seems to be from an older time.
+/// 5. Spaces find it, give it what it lacks, and have their departure taken back, each by itself.
+///
+/// A crash before 4 leaves a disk that is still away. What was written there is what it would be
+/// given again.
+extension Pool {
+    /// Takes a disk that is away back into use.
+    ///
+    /// - Parameter member: the disk, on a device opened since it left: a device that has failed a
+    ///   flush is not believed again.
+    /// - Throws: a ``PoolError`` that says why it cannot be the disk that left; nothing has changed.
+    public func onlineDisk(_ number: DiskNumber, _ member: Member) async throws(PoolError) {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            try requireOpen()
+            guard let record = configuration.disks.first(where: { $0.number == number }) else {
+                throw .diskUnknown(number)
+            }
+            if let disk = disk(number), disk.serves {
+                // Its owner had put it offline, or nothing was wrong.
+                throw .diskServes(disk: disk.name)
+            }
+            // Its leaving comes to its end first.
+            await recordFailures()
+            if hasLostQuorum { throw .noQuorum(pool: name) }
+            let disk = try await readReturning(member, record)
+            try await takeBack(disk, record)
+        }
+    }
+
+    /// Takes a disk out of use until its owner wants it back.
+    ///
+    /// - Parameter force: though data becomes unreadable until then.
+    public func offlineDisk(_ number: DiskNumber, force: Bool) async throws(PoolError) {
+        try await holding(administrationLock) { () async throws(PoolError) in
+            try requireOpen()
+            guard let record = configuration.disks.first(where: { $0.number == number }) else {
+                throw .diskUnknown(number)
+            }
+            if record.state == .offline { return }
+            if !force { try await requireExpendable(number) }
+            guard let disk = disk(number), disk.serves else {
+                return try await changeConfiguration { next in
+                    for index in next.disks.indices where next.disks[index].number == number {
+                        next.disks[index].state = .offline
+                    }
+                }
+            }
+            guard servingDisks.count > 1 else { throw .lastDisk(disk: disk.name) }
+            // What is acknowledged and not flushed would count as missed.
+            stopUsing(disk, as: .offline, "put offline")
+            await recordFailures()
+            if hasLostQuorum { throw .noQuorum(pool: name) }
+        }
+    }
+
+    /// Every space can do without the disk.
+    func requireExpendable(_ number: DiskNumber) async throws(PoolError) {
+        await refreshStatus()
+        for space in spaces {
+            guard let record = configuration.spaces.first(where: { $0.lineage == space.lineage })
+            else { continue }
+            let losses = try explain(record.name).losses
+            if losses.disks[number]?.losesData == true {
+                throw .diskNeeded(
+                    disk: disk(number)?.name ?? Disk.name(number, ""), space: record.name)
+            }
+        }
+    }
+
+    // MARK: - a disk that comes back
+
+    /// Steps 1 and 2, as far as they only read.
+    private func readReturning(
+        _ member: Member, _ record: DiskRecord
+    ) async throws(PoolError) -> Disk {
+        guard let found = try await Self.readMembers(engine, [member]).first else { throw .noDisks }
+        guard found.label.poolUUID == uuid else {
+            throw .otherPool(path: member.pathHint, pool: found.label.poolName)
+        }
+        guard found.label.is(record) else { throw .otherDisk(path: member.pathHint) }
+        guard found.hasFlushed else {
+            throw .writeFailed(disk: member.pathHint, during: "while it was opened")
+        }
+        let newest = found.configurations.compactMap { $0?.version }.max()
+        let hasGoneOtherWay =
+            newest.map {
+                $0.poolEpoch != configuration.version.poolEpoch || $0 > highestVersion
+            } ?? false
+        if hasGoneOtherWay || record.leftAfterSequence == DiskRecord.givenUp,
+            !Mutant.isActive(.acceptOtherHistory)
+        {
+            throw .otherHistory(path: member.pathHint)
+        }
+        guard found.isCurrent(record, configuration) else {
+            throw .olderTime(path: member.pathHint)
+        }
+        let disk = found.makeDisk(configuration)
+        (disk.failure, disk.awayState, disk.isFailureRecorded) = ("coming back", record.state, true)
+        try await loadTables(disk)
+        return disk
+    }
+
+    private func takeBack(_ disk: Disk, _ record: DiskRecord) async throws(PoolError) {
+        let before = self.disk(record.number)
+        if let before { detach(before) }
+        attach(disk)
+        do throws(PoolError) {
+            try await confirmClaims(disk)
+            disk.failure = nil
+            engine.failedDevices.remove(disk.device)
+            guard try await writeFences([disk]), try await commitReturned(disk),
+                try await giveConfiguration(to: [disk])
+            else {
+                throw .writeFailed(disk: disk.name, during: disk.failure ?? "")
+            }
+            try await changeConfiguration { next in
+                for index in next.disks.indices where next.disks[index].number == disk.number {
+                    next.disks[index].state = .online
+                }
+                if !next.voters.contains(disk.number) { next.voters.append(disk.number) }
+            }
+        } catch {
+            // Spaces that were told of a failure wait until it is durable.
+            await recordFailures()
+            engine.failedDevices.insert(disk.device)
+            detach(disk)
+            if let before { attach(before) } else { placeNowhere(record.number, disk.layout) }
+            throw error
+        }
+        guard disk.serves else {
+            throw .writeFailed(disk: disk.name, during: disk.failure ?? "")
+        }
+        try await announceReturn(disk.number)
+        roomMayHaveReturned()
+    }
+
+    /// Writes the configuration in effect, as it is, to disks that may lack it, flushed.
+    ///
+    /// - Returns: whether all took it; those that did not are marked as failed.
+    func giveConfiguration(to disks: [Disk]) async throws(PoolError) -> Bool {
+        guard !disks.isEmpty else { return true }
+        let what = "while the configuration was written"
+        let buffer = await engine.scratch.take(bytes: Configuration.slotBytes)
+        defer { engine.scratch.give(buffer) }
+        var lengthBytes = 0
+        do throws(FormatError) {
+            lengthBytes = try unsafe configuration.encode(
+                into: engine.arena.bytes(buffer, Configuration.slotBytes))
+        } catch {
+            throw .configurationRefused(error)
+        }
+        let io = IOBatch(engine)
+        for disk in disks {
+            io.write(
+                disk.device,
+                at: DiskLayout.configurationOffset(slot: 1 - disk.configurationSlot),
+                bytes: lengthBytes, from: buffer)
+        }
+        if await !io.run() {
+            if engine.isStopped { throw .stopped }
+            for (disk, status) in zip(disks, io.statuses) where status != .ok {
+                markFailed(disk, during: what)
+            }
+        }
+        _ = try await flush(disks.filter(\.serves), during: what)
+        for disk in disks where disk.serves {
+            disk.configurationSlot = 1 - disk.configurationSlot
+        }
+        return disks.allSatisfy(\.serves)
+    }
+
+    /// What was freed is durable there before anything is granted on it.
+    private func commitReturned(_ disk: Disk) async throws(PoolError) -> Bool {
+        try await holding(tableLock) { () async throws(PoolError) in
+            try await commitTables(during: "while it came back")
+        }
+    }
+
+    private func announceReturn(_ number: DiskNumber) async throws(PoolError) {
+        let places = self.places
+        for space in spaces {
+            try await engine.on(space.engine.shard) { _ in space.noteReturned(number, places) }
+        }
+        await refreshStatus()
+        noteResyncs()
+    }
+
+    /// Compares the disk's tables with what spaces claim on it, and frees what nobody does.
+    private func confirmClaims(_ disk: Disk) async throws(PoolError) {
+        let number = disk.number
+        var slabs: [SlabAddress: SlabEntry] = [:]
+        var pieces: Set<PieceAddress> = []
+        for space in spaces {
+            let lineage = space.lineage
+            let claims = try await on(space) { space in space.claims(on: number) }
+            for (address, entry) in claims.slabs {
+                guard disk.slabs.entries.indices.contains(Int(address.slab)),
+                    disk.slabs[Int(address.slab)] == entry
+                else { throw .olderTime(path: disk.name) }
+                slabs[address] = entry
+            }
+            for piece in claims.pieces {
+                guard disk.entry(of: piece)?.lineage == lineage else {
+                    throw .olderTime(path: disk.name)
+                }
+                pieces.insert(piece)
+            }
+        }
+        // Of a space that is not open nobody knows what it claims.
+        if Mutant.isActive(.returnKeepsSlabs) { return }
+        let closed = Set(configuration.spaces.map(\.lineage)).subtracting(spaces.map(\.lineage))
+            .union([.metadata])
+        try await holding(tableLock) { () async throws(PoolError) in
+            free(on: [disk]) { entry, address in
+                !closed.contains(entry.lineage) && slabs[address] == nil
+            } pieces: { entry, address in
+                !closed.contains(entry.lineage) && !pieces.contains(address)
+            }
+        }
+    }
+
+    /// A space has given a disk all that it lacked: from here on it counts.
+    func noteCaughtUp(_ number: DiskNumber, _ lineage: Lineage) async throws(PoolError) {
+        try await changeConfiguration { next in
+            next.departures.removeAll { $0.disk == number && $0.lineage == lineage }
+        }
+        let isStillAway = configuration.departures.contains {
+            $0.disk == number && $0.lineage == lineage
+        }
+        if isStillAway { throw .ioError }
+        noteResyncs()
+        wantSupervision()
+    }
+}
+
+extension Space {
+    /// What it has on a disk, as its tables should say.
+    func claims(
+        on number: DiskNumber
+    ) -> (slabs: [(SlabAddress, SlabEntry)], pieces: [PieceAddress]) {
+        var slabs: [(SlabAddress, SlabEntry)] = []
+        for group in groups.records {
+            for (column, slab) in group.slabs.enumerated() where slab.address.disk == number {
+                let entry = SlabEntry(
+                    lineage: lineage, group: group.id, column: UInt16(column),
+                    generation: slab.generation)
+                slabs.append((slab.address, entry))
+            }
+        }
+        let pieces = claimedPieceAddresses.filter { $0.disk == number }
+        return (slabs, pieces)
+    }
+}

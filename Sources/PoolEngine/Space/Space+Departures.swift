@@ -1,0 +1,239 @@
+import PoolFormat
+
+/// Disks leave a space while it serves: it goes on with the other copies.
+///
+/// Order, each step complete before the next:
+///
+/// 1. A write or a flush fails, here or elsewhere. At one instant, on this shard: nothing more goes
+///    to the disk, and it lacks everything that no finished commit has flushed there (the changes
+///    that are not durable, the writes at the devices, and whatever a crash left unequal).
+/// 2. The departure is durable in the configuration (`Pool/Pool+Configuration.swift`). Until then
+///    no write begins, and nothing is told of that does without the disk.
+/// 3. The commit under way, or else the next, writes which regions the disk lacks something of,
+///    flushed, before the records that make fresh blocks readable: their only mark may be this. A
+///    disk that leaves later in a commit has flushed the commit's fresh blocks before.
+/// 4. Writes go on. Each has its region durably dirty first, also over UNWRITTEN blocks; a region
+///    leaves the dirty set only in a batch that records it as missed.
+///
+/// A crash before 2 finds a disk that missed only what was never acknowledged, in dirty regions or
+/// behind no record. A crash later finds the departure, and what the disk lacks in the missed and
+/// the dirty set together.
+extension Space {
+    /// Step 1. The pool has stopped using the disk.
+    ///
+    /// - Returns: whether a mirror has a copy of all its metadata left.
+    func noteDeparting(_ number: DiskNumber, _ reason: String) -> Bool {
+        guard copies > 1 else {
+            becomeReadOnly(reason)
+            return true
+        }
+        if hasEnded { return true }
+        departing.insert(number)
+        departuresNoted += 1
+        let index =
+            departed.index(of: number)
+            ?? departed.add(number, .away, grainBudget: engine.limits.missedGrains)
+        departed[index].phase = .away
+        (departed[index].takesPages, departed[index].takesJournal) = (false, false)
+        missUnflushed(index)
+        let isLeft = hasMetadata
+        if !isLeft { becomeReadOnly("no copy of its metadata is left: " + reason) }
+        commitWanted.fire()
+        return isLeft
+    }
+
+    /// Step 2 has ended: the configuration in effect says so, or has the disk without this space.
+    func noteDeparted(_ number: DiskNumber, isDeparted: Bool) {
+        guard departing.remove(number) != nil else { return }
+        if !isDeparted { departed.remove(number) }
+        guard departing.isEmpty else { return }
+        departureSettled.fire()
+        wake(&departureWaiters)
+    }
+
+    /// Waits while a departure is not durable yet. False: it will not be.
+    func departuresAreDurable() async -> Bool {
+        while !departing.isEmpty {
+            if engine.isStopped || readOnlyReason != nil || hasEnded { return false }
+            await departureSettled.wait()
+        }
+        return readOnlyReason == nil && !engine.isStopped
+    }
+
+    // MARK: - what a disk lacks
+
+    /// Everything that the disk may lack at the instant it leaves.
+    private func missUnflushed(_ index: Int) {
+        if Mutant.isActive(.departWithoutUnflushed) { return }
+        for key in pending.blocks.keys where key != PendingTable.removed { miss(index, key) }
+        for key in committing.blocks.keys where key != PendingTable.removed { miss(index, key) }
+        table.forEachAtDevices(ofSpace: handle.index) { request in
+            miss(index, grain: table[request].grain, table[request].blocks)
+        }
+        for region in regions.marked {
+            let state = regions[region]
+            // Without checksums an overwrite leaves no trace but its region's mark.
+            if state.isCrashed || state.isSuspect || state.settledBy > completedCommits
+                || !hasChecksums
+            {
+                departed[index].missed.insert(region: region)
+            }
+        }
+        lateMissed.formUnion(departed[index].missed.touchedRegions)
+    }
+
+    private func miss(_ index: Int, _ key: UInt64) {
+        let blocksPerGrain = UInt64(Units.blocksPerGrain)
+        let block = Int(key % blocksPerGrain)
+        miss(index, grain: key / blocksPerGrain, block..<block + 1)
+    }
+
+    private func miss(_ index: Int, grain: UInt64, _ blocks: Range<Int>) {
+        departed[index].missed.insert(grain: grain, MissedBlocks.Mask(blocks))
+    }
+
+    /// A write to these blocks begins, or has been done without some disk: whatever is away there
+    /// lacks them.
+    ///
+    /// - Returns: false when some block has no copy left that could take it.
+    func noteMissed(_ entry: GrainMap.Entry, grain: UInt64, blocks: Range<Int>) -> Bool {
+        if departed.isEmpty { return true }
+        var isCovered = true
+        groups.forEachColumn(
+            entry, offsetBytes: blocks.lowerBound * Units.blockBytes,
+            lengthBytes: blocks.count * Units.blockBytes
+        ) { bases, first, bytes in
+            var isTaken = false
+            for base in bases {
+                if departed.isCurrent(base) { isTaken = true }
+                // Of a simple space nothing is written where its only copy is away.
+                guard copies > 1, let index = departed.index(of: base.disk),
+                    departed[index].phase == .away
+                else { continue }
+                if Mutant.isActive(.forgetMissed) { continue }
+                let start = blocks.lowerBound + first / Units.blockBytes
+                miss(index, grain: grain, start..<start + bytes / Units.blockBytes)
+            }
+            if !isTaken { isCovered = false }
+        }
+        return isCovered
+    }
+
+    /// A grain lies elsewhere now: a disk that was away meanwhile has nothing of it there.
+    func missMoved(_ grain: UInt64) {
+        guard !departed.disks.isEmpty else { return }
+        for index in departed.disks.indices {
+            miss(index, grain: grain, 0..<Units.blocksPerGrain)
+            departed[index].copied.remove(grain)
+        }
+        recordMissed(DirtyRegions.region(ofGrain: grain))
+    }
+
+    /// Whether every block that a commit is about to make durable has a copy that serves.
+    var isCommitCovered: Bool {
+        guard hasChecksums else {
+            return !regions.marked.contains { region in
+                regions[region].coveredBy > completedCommits && !isRegionCovered(region)
+            }
+        }
+        for key in committing.blocks.keys where key != PendingTable.removed {
+            let grain = key / UInt64(Units.blocksPerGrain)
+            guard map[grain].isMapped else { continue }
+            let block = Int(key % UInt64(Units.blocksPerGrain))
+            if !isCovered(map[grain], block..<block + 1) { return false }
+        }
+        return true
+    }
+
+    private func isRegionCovered(_ region: UInt64) -> Bool {
+        let first = region * UInt64(Units.grainsPerRegion)
+        let end = min(first + UInt64(Units.grainsPerRegion), UInt64(map.grainCount))
+        return (first..<end).allSatisfy {
+            !map[$0].isMapped || isCovered(map[$0], 0..<Units.blocksPerGrain)
+        }
+    }
+
+    private func isCovered(_ entry: GrainMap.Entry, _ blocks: Range<Int>) -> Bool {
+        var isCovered = true
+        groups.forEachColumn(
+            entry, offsetBytes: blocks.lowerBound * Units.blockBytes,
+            lengthBytes: blocks.count * Units.blockBytes
+        ) { bases, _, _ in
+            if !bases.contains(where: { departed.isCurrent($0) }) { isCovered = false }
+        }
+        return isCovered
+    }
+
+    // MARK: - which regions, durably
+
+    /// The region's mark goes into the next commit, in front of whatever relies on it.
+    func recordMissed(_ region: UInt64) {
+        guard !missedRegions.contains(region) else { return }
+        missedRegions.insert(region)
+        pendingMissed.insert(region)
+        addRecord(.missed(region: region))
+        pieces.markDirty(
+            .missed, UInt32(DirtyPage.place(ofRegion: region).page), since: firstUnwrittenSequence)
+    }
+
+    /// No disk is away any more: nothing of what is recorded as missed means anything.
+    func forgetMissed() {
+        guard departed.disks.isEmpty || Mutant.isActive(.forgetOthersMissed),
+            !missedRegions.isEmpty
+        else { return }
+        for region in missedRegions {
+            pieces.markDirty(
+                .missed, UInt32(DirtyPage.place(ofRegion: region).page),
+                since: firstUnwrittenSequence)
+        }
+        missedRegions.removeAll()
+        pendingMissed.removeAll()
+        lateMissed.removeAll()
+        addRecord(.caughtUp)
+    }
+
+    /// Step 3, in batches of their own in front of the commit's, and behind them.
+    func recordLateMissed() async -> Bool {
+        if Mutant.isActive(.forgetLateMissed) { lateMissed.removeAll() }
+        while !lateMissed.isEmpty {
+            let regions = lateMissed.filter {
+                !missedRegions.contains($0) || pendingMissed.contains($0)
+            }.sorted()
+            lateMissed.removeAll()
+            guard !regions.isEmpty else { break }
+            let since = journal.nextSequence
+            guard await append(regions.map { .missed(region: $0) }) else { return false }
+            for region in regions {
+                missedRegions.insert(region)
+                pieces.markDirty(
+                    .missed, UInt32(DirtyPage.place(ofRegion: region).page), since: since)
+            }
+        }
+        return await departuresAreDurable()
+    }
+
+    /// Batches of their own, written and flushed. False: the space can write no more.
+    func append(_ records: [JournalRecord]) async -> Bool {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        var next = records.startIndex
+        while next < records.endIndex {
+            let bytes = unsafe engine.arena.bytes(buffer, Journal.batchBlocks * Units.blockBytes)
+            var writer = unsafe BatchWriter(bytes)
+            while next < records.endIndex, writer.append(records[next]) { next += 1 }
+            guard await writeBatch(&writer, buffer: buffer) else { return false }
+        }
+        return await flush(journal.devices)
+    }
+
+    // MARK: - metadata
+
+    /// Every piece has a copy that is whole.
+    var hasMetadata: Bool {
+        let isWhole = { [departed] (copies: [SlabGroups.Base]) in
+            copies.contains { departed.isCurrent($0) }
+        }
+        return rootCopies.contains { departed.isCurrent($0) } && journal.pieces.allSatisfy(isWhole)
+            && pieces.rootDirectory.allSatisfy(isWhole) && pieces.allBases.allSatisfy(isWhole)
+    }
+}

@@ -1,0 +1,443 @@
+import PoolFormat
+
+/// What lies on disks that are given up gets copies elsewhere: pieces of metadata first, then the
+/// grains, moved into slab groups that lack no disk.
+///
+/// A piece, each step complete before the next:
+///
+/// 1. A place on another disk is granted, durably.
+/// 2. With no checkpoint under way: the piece is copied there whole, and flushed. From here on
+///    checkpoints go to the old places and to the new.
+/// 3. The record that names the new places is durable. Checkpoints go to these only.
+/// 4. Old places on disks that serve are freed.
+///
+/// The journal and the directory's own pieces are named by the root: they are copied with neither a
+/// commit nor a checkpoint under way, and a root of the next sequence is flushed before either goes
+/// on. A new place of the root itself is in the configuration before the root is written anew.
+///
+/// A crash in between finds the old places, which have everything, or the new, which have too; what
+/// nobody claims is freed by the next opening. Grains are moved as compaction moves them, with their
+/// ranges held.
+extension Space {
+    /// How far a repair of a space has come, in grains.
+    struct RepairProgress: Hashable, Sendable {
+        var moved = 0
+        var total = 0
+        var movedBytes: UInt64 { UInt64(moved) * UInt64(Units.grainBytes) }
+    }
+
+    enum RepairOutcome: Sendable {
+        case done
+        /// There is no room, or no disk, for what has to be copied.
+        case noRoom
+        /// The space closes, cannot write, or something cannot be read.
+        case failed
+    }
+
+    /// Copies that its metadata should have.
+    private var mostCopies: Int { max(2, resiliency.tolerance + 1) }
+
+    private func wantedCopies(_ plan: RepairPlan) -> Int { min(mostCopies, plan.serving) }
+
+    /// Whether something of it lies on one of the disks, or has fewer copies than it could.
+    func needsRepair(_ plan: RepairPlan) -> Bool {
+        if readOnlyReason != nil || isClosing { return false }
+        let lacks = lacksRedundancy(plan)
+        if lacks { repairProgress = RepairProgress(moved: 0, total: grainsToRepair(plan)) }
+        return lacks
+    }
+
+    func lacksRedundancy(_ plan: RepairPlan) -> Bool {
+        groups.records.contains { isDegraded($0, plan) }
+            || allPieceCopies.contains { needsCopies($0, plan) }
+    }
+
+    /// Grains to be moved.
+    private func grainsToRepair(_ plan: RepairPlan) -> Int {
+        groups.records.reduce(0) { sum, record in
+            sum + (isDegraded(record, plan) ? groups[record.id]?.usedCount ?? 0 : 0)
+        }
+    }
+
+    private func isDegraded(_ record: GroupRecord, _ plan: RepairPlan) -> Bool {
+        // With fewer disks than copies nothing would be gained, and what is there be lost.
+        plan.serving >= copies
+            && record.slabs.contains {
+                $0.isHole && !Mutant.isActive(.forgetHoles)
+                    || plan.givenUp.contains($0.address.disk)
+            }
+    }
+
+    private var allPieceCopies: [[SlabGroups.Base]] {
+        [rootCopies] + journal.pieces + pieces.rootDirectory + pieces.allBases
+    }
+
+    private func needsCopies(_ copies: [SlabGroups.Base], _ plan: RepairPlan) -> Bool {
+        copies.count < wantedCopies(plan)
+            || plan.serving >= mostCopies && copies.contains { plan.givenUp.contains($0.disk) }
+    }
+
+    func repair(_ plan: RepairPlan) async -> RepairOutcome {
+        if isRepairing || isClosing { return .failed }
+        isRepairing = true
+        defer {
+            isRepairing = false
+            idle.fire()
+        }
+        repairProgress = RepairProgress(moved: 0, total: grainsToRepair(plan))
+        for page in overlay.pageNumbers { try? await loadValues(page: page) }
+        let metadata = await repairMetadata(plan)
+        guard metadata != .failed else { return .failed }
+        let data = await repairData(plan)
+        return data == .done ? metadata : data
+    }
+
+    var mayRepair: Bool {
+        !isClosing && !hasEnded && !engine.isStopped && readOnlyReason == nil
+    }
+
+    // MARK: - metadata
+
+    private func repairMetadata(_ plan: RepairPlan) async -> RepairOutcome {
+        do throws(PoolError) {
+            try await repairRoot(plan)
+            try await repairFixedPieces(plan)
+            for kind in PieceDirectory.pagedKinds where kind != .directory {
+                for index in 0..<UInt32(pieces.pieceCount(kind)) {
+                    try await repairPiece(kind, index, plan)
+                }
+            }
+            return .done
+        } catch {
+            return error.isShortOfSpace ? .noRoom : .failed
+        }
+    }
+
+    /// The copies to keep, and how many are to be added.
+    private func divide(
+        _ copies: [PieceAddress], _ plan: RepairPlan
+    ) -> (kept: [PieceAddress], added: Int) {
+        let kept = copies.filter { !plan.givenUp.contains($0.disk) }
+        return (kept, max(0, wantedCopies(plan) - kept.count))
+    }
+
+    /// Places for more copies of a piece, on disks that have none; fewer where there are no more.
+    private func grantCopies(
+        _ kind: PieceKind, _ index: UInt32, count: Int, beside kept: [PieceAddress],
+        _ plan: RepairPlan
+    ) async throws(PoolError) -> [PieceAddress] {
+        guard count > 0 else { return [] }
+        let lineage = self.lineage
+        let avoided = plan.givenUp.union(kept.map(\.disk))
+        let granted = try await atHome { pool async throws(PoolError) in
+            let copies = try await pool.grantPieceCopies(
+                lineage: lineage, kind: kind, index: index, count: count, avoiding: avoided)
+            return (copies: copies, places: pool.places)
+        }
+        places = granted.places
+        return granted.copies
+    }
+
+    private func repairPiece(
+        _ kind: PieceKind, _ index: UInt32, _ plan: RepairPlan
+    ) async throws(PoolError) {
+        guard mayRepair else { throw failure }
+        guard let piece = pieces.piece(kind, index), needsCopies(piece.bases, plan) else {
+            return
+        }
+        let (kept, count) = divide(piece.entry.copies, plan)
+        let added = try await grantCopies(kind, index, count: count, beside: kept, plan)
+        guard !added.isEmpty || kept.count < piece.entry.copies.count, !(kept + added).isEmpty
+        else { return }
+        await grantLock.acquire(engine)
+        defer { grantLock.release() }
+        await checkpointLock.acquire(engine)
+        let isCopied = await copyPiece(piece.bases, to: places.bases(of: added))
+        guard isCopied, var entry = pieces.piece(kind, index)?.entry, entry == piece.entry else {
+            checkpointLock.release()
+            await giveBack(added)
+            throw failure
+        }
+        entry.copies = kept + added
+        pieces.replace(kind, index, entry, bases: piece.bases + places.bases(of: added))
+        addRecord(.pieceGranted(slot: piece.slot, entry))
+        pieces.markDirty(
+            .directory, UInt32(DirectoryPage.place(ofSlot: piece.slot).page),
+            since: firstUnwrittenSequence)
+        checkpointLock.release()
+        if Mutant.isActive(.pieceFreedEarly) {
+            await giveBack(piece.entry.copies.filter { !entry.copies.contains($0) })
+        }
+        guard await commit() else { throw failure }
+        pieces.replace(kind, index, entry, bases: places.bases(of: entry.copies))
+        await giveBack(piece.entry.copies.filter { !entry.copies.contains($0) })
+    }
+
+    private func giveBack(_ copies: [PieceAddress]) async {
+        guard !copies.isEmpty else { return }
+        // Those that could not be given back are found unclaimed when the space is next opened.
+        try? await atHome { pool async throws(PoolError) in try await pool.releasePieces(copies) }
+    }
+
+    /// Copies a piece from whichever of its copies are current to new places, flushed.
+    private func copyPiece(_ copies: [SlabGroups.Base], to targets: [SlabGroups.Base]) async -> Bool {
+        guard !targets.isEmpty else { return true }
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        guard await readPiece(copies, into: buffer) else { return false }
+        let io = IOBatch(engine)
+        var devices = DeviceSet()
+        for target in targets {
+            io.write(
+                target.device, at: target.offsetBytes, bytes: Units.pieceBytes, from: buffer)
+            devices.insert(target.device)
+        }
+        if await !io.run() {
+            await failDevices(io.devices(with: .ioError), during: "repair")
+            return false
+        }
+        if Mutant.isActive(.pieceUnflushed) { return true }
+        return await flush(devices) && devices.isDisjoint(with: engine.failedDevices)
+    }
+
+    /// What one copy cannot give, another does.
+    private func readPiece(_ copies: [SlabGroups.Base], into buffer: Int) async -> Bool {
+        var lacking: [Int]?
+        for source in copies where departed.isCurrent(source) {
+            let wanted = lacking ?? Array(0..<Units.pieceBytes / Units.blockBytes)
+            let io = IOBatch(engine)
+            let runs = lacking == nil ? [0..<wanted.count] : wanted.map { $0..<$0 + 1 }
+            for run in runs {
+                let offset = run.lowerBound * Units.blockBytes
+                io.read(
+                    source.device, at: source.offsetBytes + UInt64(offset),
+                    bytes: run.count * Units.blockBytes, into: buffer + offset)
+            }
+            if await io.run() { return true }
+            if engine.isStopped { return false }
+            noteReadError(source.device)
+            if lacking == nil {
+                lacking = wanted
+                continue
+            }
+            lacking = zip(wanted, io.statuses).filter { $0.1 != .ok }.map(\.0)
+        }
+        return lacking?.isEmpty ?? false
+    }
+
+    /// The root's own place: the configuration names it.
+    private func repairRoot(_ plan: RepairPlan) async throws(PoolError) {
+        guard needsCopies(rootCopies, plan) else { return }
+        let before = rootAddresses
+        let (kept, count) = divide(before, plan)
+        let added = try await grantCopies(.root, 0, count: count, beside: kept, plan)
+        guard !added.isEmpty || kept.count < before.count, !(kept + added).isEmpty else { return }
+        guard await copyPiece(rootCopies, to: places.bases(of: added)) else {
+            await giveBack(added)
+            throw failure
+        }
+        let (lineage, copies) = (lineage, kept + added)
+        try await atHome { pool async throws(PoolError) in
+            try await pool.changeRoot(of: lineage, to: copies)
+        }
+        rootAddresses = copies
+        rootCopies = places.bases(of: copies)
+        await giveBack(before.filter { !copies.contains($0) })
+    }
+
+    /// The journal, and the directory's own pieces: the root names them.
+    private func repairFixedPieces(_ plan: RepairPlan) async throws(PoolError) {
+        let lists = root.journal + root.directory
+        let needs = lists.contains { needsCopies(places.bases(of: $0), plan) }
+        guard needs else { return }
+        var next = root
+        next.epoch = epoch
+        next.sequence += 1
+        var added: [PieceAddress] = []
+        do throws(PoolError) {
+            for index in root.journal.indices {
+                let (kept, count) = divide(root.journal[index], plan)
+                let more = try await grantCopies(
+                    .journal, UInt32(index), count: count, beside: kept, plan)
+                next.journal[index] = kept + more
+                added += more
+            }
+            for index in root.directory.indices {
+                let (kept, count) = divide(root.directory[index], plan)
+                let more = try await grantCopies(
+                    .directory, UInt32(index), count: count, beside: kept, plan)
+                next.directory[index] = kept + more
+                added += more
+            }
+            guard next.journal != root.journal || next.directory != root.directory,
+                (next.journal + next.directory).allSatisfy({ !$0.isEmpty })
+            else { return }
+            try await switchRoot(to: next)
+        } catch {
+            await giveBack(added)
+            throw error
+        }
+    }
+
+    private func switchRoot(to next: SpaceRoot) async throws(PoolError) {
+        let before = root
+        await commitLock.acquire(engine)
+        await checkpointLock.acquire(engine)
+        var isSwitched = false
+        if mayRepair, await copyFixed(from: before, to: next) {
+            isSwitched = await writeRoot(next)
+        }
+        if isSwitched {
+            root = next
+            journal.replacePieces(next.journal.map { places.bases(of: $0) })
+            pieces.replaceRootDirectory(next.directory.map { places.bases(of: $0) })
+        }
+        checkpointLock.release()
+        commitLock.release()
+        guard isSwitched else { throw failure }
+        let claimed = Set(next.journal.joined()).union(next.directory.joined())
+        await giveBack((before.journal + before.directory).joined().filter { !claimed.contains($0) })
+    }
+
+    private func copyFixed(from before: SpaceRoot, to next: SpaceRoot) async -> Bool {
+        let olds = before.journal + before.directory
+        for (old, new) in zip(olds, next.journal + next.directory) {
+            let targets = new.filter { !old.contains($0) }
+            guard await copyPiece(places.bases(of: old), to: places.bases(of: targets)) else {
+                return false
+            }
+        }
+        return true
+    }
+
+    private func writeRoot(_ next: SpaceRoot) async -> Bool {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        do throws(FormatError) {
+            try unsafe next.encode(into: engine.arena.bytes(buffer, SpaceRoot.slotBytes))
+        } catch {
+            return false
+        }
+        let io = IOBatch(engine)
+        var devices = DeviceSet()
+        for base in rootCopies where departed.takesPages(base) {
+            let slot = SpaceRoot.slotOffset(Int(next.sequence % 2))
+            io.write(
+                base.device, at: base.offsetBytes + slot, bytes: SpaceRoot.slotBytes, from: buffer)
+            devices.insert(base.device)
+        }
+        if await !io.run(), await !goOn(without: io, during: "repair") { return false }
+        if Mutant.isActive(.rootUnflushed) { return true }
+        return await flush(devices)
+    }
+
+    // MARK: - data
+
+    private func repairData(_ plan: RepairPlan) async -> RepairOutcome {
+        let victims = groups.records.filter { isDegraded($0, plan) }
+        // Most at risk first: those with the fewest copies left.
+        let ordered = victims.sorted { (risk($0, plan), $0.id) < (risk($1, plan), $1.id) }
+        for victim in ordered.dropLast(Mutant.isActive(.retireForgetsGroup) ? 1 : 0) {
+            groups.startDraining(victim.id)
+            let outcome = await evacuate(victim.id, plan.priority)
+            groups.stopDraining(victim.id)
+            wake(&grainWaiters)
+            guard outcome == .done else { return outcome }
+        }
+        return .done
+    }
+
+    /// The fewest copies that any column has left.
+    private func risk(_ record: GroupRecord, _ plan: RepairPlan) -> Int {
+        let counts = stride(from: 0, to: record.slabs.count, by: copies).map { first in
+            record.slabs[first..<first + copies].count { slab in
+                !slab.isHole && !plan.givenUp.contains(slab.address.disk)
+                    && departed.index(of: slab.address.disk) == nil
+            }
+        }
+        return counts.min() ?? 0
+    }
+
+    /// Moves every grain of a group elsewhere, and gives the group back.
+    func evacuate(_ victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
+        // What is written to all the time is looked for again.
+        for _ in 0..<3 {
+            guard let left = await moveAll(outOf: victim, priority) else { return .failed }
+            guard left != .noRoom else { return .noRoom }
+            await releaseFreed()
+            guard mayRepair else { return .failed }
+            if groups[victim]?.usedCount == 0 { break }
+        }
+        guard let group = groups[victim] else { return .done }
+        guard group.usedCount == 0 else { return .failed }
+        let removed = groups.removeEmpty([victim])
+        for record in removed {
+            addRecord(.groupRemoved(id: record.id))
+            pieces.markDirty(
+                .group, GroupPage.index(ofGroup: record.id), since: firstUnwrittenSequence)
+        }
+        guard await commit() else { return .failed }
+        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
+        await release(removed)
+        return .done
+    }
+
+    private func moveAll(outOf victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome? {
+        var next: Int? = 0
+        var uncommitted = 0
+        while let start = next {
+            let found = map.grains(inGroup: victim, from: start, limit: engine.limits.compactScan)
+            next = found.next
+            for grain in found.grains {
+                guard mayRepair else { return nil }
+                if groups.freeGrains == 0 {
+                    let outcome = await makeRoom()
+                    guard outcome == .done else { return outcome }
+                }
+                let (begun, requests) = (engine.nowNs, counters.requests)
+                switch await move(grain, outOf: victim, holdsRange: true, { self.mayRepair }) {
+                case .moved:
+                    counters.movedGrains += 1
+                    repairProgress.moved += 1
+                    uncommitted += 1
+                case .stale, .stopped: break
+                // It cannot be read: it stays where it is, and its readers are told.
+                case .failed: break
+                }
+                if uncommitted >= engine.limits.compactBatch {
+                    guard await commit() else { return nil }
+                    uncommitted = 0
+                }
+                if counters.requests != requests { await yield(since: begun, priority) }
+            }
+            if next != nil { await nap() }
+        }
+        return .done
+    }
+
+    /// Clients are at work: they have the disks for a while that depends on how long the last grain
+    /// took.
+    private func yield(since begun: UInt64, _ priority: RepairPriority) async {
+        let took = engine.nowNs &- begun
+        let pause: UInt64 =
+            switch priority {
+            case .low: took &* 8
+            case .normal: took &* 2
+            case .high: 0
+            }
+        if pause > 0 { await nap(ns: min(pause, 1_000_000_000)) }
+    }
+
+    /// Another group to move into.
+    private func makeRoom() async -> RepairOutcome {
+        await groupLock.acquire(engine)
+        defer { groupLock.release() }
+        if groups.freeGrains > 0 { return .done }
+        do throws(PoolError) {
+            try await addGroup()
+            return .done
+        } catch {
+            return error.isShortOfSpace ? .noRoom : .failed
+        }
+    }
+}

@@ -1,0 +1,107 @@
+import PoolEngine
+
+/// Where a mutant is found, and what it looks like there.
+struct Killer {
+    /// Without a crash for mutants that need none, else at the cuts.
+    var workload: Workload
+    /// What the check says; found for another reason is not found.
+    var symptoms: [String]
+
+    init(_ workload: Workload, _ symptoms: String...) {
+        self.workload = workload
+        self.symptoms = symptoms
+    }
+
+    func expects(_ violation: String) -> Bool { symptoms.contains { violation.contains($0) } }
+}
+
+extension Mutant {
+    /// The one place that says it. Every other workload and any seed may find it too.
+    var killer: Killer {
+        switch self {
+        // Bytes that are not those of a durable value.
+        case .recordBeforeData: Killer(.allocation, Self.mismatch, Self.garbage)
+        case .forgetDirtyMark: Killer(.overlap, Self.mismatch)
+        case .skipResync: Killer(.overlap, Self.mismatch)
+        case .cleanEarly: Killer(.cleaningElsewhere, Self.mismatch)
+        case .checkpointFromMemory: Killer(.busyShrink, Self.mismatch)
+        case .reuseEarly: Killer(.refill, Self.mismatch, Self.foreign)
+        case .discardEarly: Killer(.refill, Self.mismatch, Self.garbage)
+        case .moveBeforeData: Killer(.compaction, Self.mismatch, Self.garbage)
+        case .replayKeepsValues: Killer(.trim, Self.mismatch, Self.garbage)
+
+        // What was durable is gone.
+        case .acknowledgeBeforeFlush: Killer(.fua, Self.stale, Self.zeros)
+        case .retireEarly: Killer(.freshCheckpoint, Self.zeros, "which does not exist")
+        case .moveForgetsValues: Killer(.compaction, Self.zeros)
+
+        // Claims that the pool does not confirm.
+        case .configurationUnflushed: Killer(.configuration, "witnessNewer")
+        case .grantUnflushed: Killer(.grants, Self.notGranted, "piece table page is damaged")
+        case .groupFreedEarly: Killer(.release, Self.notGranted)
+        case .shrinkKeepsRecords: Killer(.shrink, "its journal maps past its end")
+
+        // What a killed process leaves.
+        case .forgetUnflushed: Killer(.rewrite, Self.zeros)
+        case .forgetUnflushedEarly: Killer(.allocation, Self.zeros)
+        case .believeUnflushed: Killer(.allocation, Self.mismatch, Self.garbage)
+        case .forgetIntents: Killer(.rewrite, Self.zeros)
+        case .leaveCopiesBehind: Killer(.freshCheckpoint, Self.stale, Self.zeros, Self.mismatch)
+
+        // Disks that are away, and come back.
+        case .forgetMissed: Self.unequal(.departure)
+        case .forgetDirtyWhenAway: Killer(.departure, Self.stale, Self.zeros, Self.mismatch)
+        case .forgetDeparture: Self.unequal(.departure)
+        case .skipMissed: Self.unequal(.departure)
+        case .caughtUpUnflushed: Self.unequal(.returning)
+
+        case .departWithoutUnflushed: Self.unequal(.returningWithoutCache)
+        case .forgetMissedMark: Self.unequal(.openedWithout)
+        case .forgetLateMissed: Self.unequal(.departureFresh)
+        case .forgetMissedLeftBehind: Self.unequal(.killedAway)
+        case .forgetPastBudget: Self.unequal(.missedBudget)
+        case .forgetOthersMissed: Self.unequal(.returningMirror3)
+        case .returningLacksWrites: Self.unequal(.returningBusy)
+        case .ignoreFailedWrite: Self.unequal(.writeError)
+        case .ignoreFailedFlush: Self.unequal(.flushError)
+        case .readReturning: Killer(.returningPlain, Self.stale)
+        case .settleFromReturning: Killer(.returningPlain, Self.stale)
+        case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
+        case .keepStaleJournal: Killer(.departure, "of its journal is lost")
+        case .returnKeepsSlabs: Killer(.releaseAway, "slabs and claims", "failed: noSpace")
+
+        // Disks that are not what they seem.
+        case .acceptOlderTime: Killer(.restored, Self.accepted)
+        case .acceptOtherHistory: Killer(.otherHistory, Self.accepted)
+        case .countStaleVoters: Killer(.staleVoters, "fewer than its voters", "no copy of its root")
+
+        // Copies that are wrong, or too few.
+        case .repairNothing: Self.unequal(.rotten)
+        case .scrubFromWrong: Killer(.rotten, Self.mismatch)
+        case .scrubUnheld: Killer(.scrubBusy, "are wrong on every copy")
+        case .scrubSkipsUnreadable: Killer(.latent, Self.mismatch)
+        case .resyncUnverified: Killer(.rottenMirror3, Self.mismatch)
+        case .forgetHoles: Killer(.newSpaceAway, "are never made equal")
+        case .retireForgetsGroup: Killer(.retire, "slab group 0 cannot be")
+        case .pieceFreedEarly: Killer(.retire, Self.notGranted)
+        case .pieceUnflushed: Killer(.retire, "its metadata cannot be read", Self.mismatch)
+        case .rootUnflushed: Killer(.retire, Self.notGranted)
+
+        case .statusForgetsData: Killer(.overlap, "block status says zeros")
+        case .groupLeaks: Killer(.release, "failed: noSpace")
+        }
+    }
+
+    /// The copies differ: a scrub that is to find nothing says so, or one of them alone does.
+    private static func unequal(_ workload: Workload) -> Killer {
+        Killer(workload, "are not the same on all disks", mismatch, stale, zeros)
+    }
+
+    private static let mismatch = "failed: ioError"
+    private static let garbage = ": garbage"
+    private static let foreign = ": the bytes of operation"
+    private static let stale = "is stale"
+    private static let zeros = ": zeros; allowed"
+    private static let accepted = "which is to be refused, is taken back"
+    private static let notGranted = "which is not granted to it"
+}

@@ -1,0 +1,37 @@
+import PoolEngine
+import PoolFormat
+
+/// Seeds with more faults than any resiliency promises to bear: everything may fail, and a read may
+/// say so; but what it returns is right, every request ends, and what can be opened is.
+extension SeedRun {
+    /// Opens the pool, with more of the disks each time it is refused.
+    ///
+    /// - Returns: false when the power went again, or something is wrong.
+    func recoverBeyond() -> Bool {
+        for index in machine.disks.indices { takeBackLoudFaults(index) }
+        var hidden = machine.disks.indices.filter { machine.disks[$0].isUnreachable }
+        while true {
+            guard site.recover(allowing: { _ in true }) else { return false }
+            if site.isOpen { return true }
+            refusals += 1
+            machine.shutDown()
+            guard let index = hidden.popLast() else {
+                // Every disk is there: what is lost is lost, and the pool says that it is.
+                return true
+            }
+            machine.takeBack(.unreachable, disk: index)
+            if atlas.isAway(index) { atlas.noteBack(index) }
+        }
+    }
+
+    /// Every disk is there again, and the machine started anew: what can be read is right.
+    func finishBeyond() {
+        endFaults()
+        site.cutPower(.keepCompleted)
+        for index in machine.disks.indices {
+            machine.takeBack(.unreachable, disk: index)
+        }
+        guard recoverBeyond(), site.isOpen else { return }
+        _ = site.verify(.wholeGrains, sample: &random)
+    }
+}
