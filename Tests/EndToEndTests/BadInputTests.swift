@@ -51,7 +51,15 @@ extension EndToEnd {
             ["space", "create", "demo/x", "--size", "1000001", "--resiliency", "mirror2"],
             ["space", "create", "demo/x", "--size", "0", "--resiliency", "mirror2"],
             ["space", "create", "demo/x", "--size", "1G", "--resiliency", "parity1"],
-            ["space", "create", "demo/x", "--size", "1G", "--resiliency", "mirror3"],
+            ["space", "create", "demo/x", "--size=1G", "--resiliency=mirror3", "--columns", "2"],
+            ["pool", "scrub", "nosuch"],
+            ["pool", "scrub", "demo", "--pause"],
+            ["pool", "repair", "nosuch"],
+            ["pool", "rebalance", "nosuch"],
+            ["disk", "offline", "demo", "disk9"],
+            ["disk", "retire", "demo", "disk9"],
+            ["disk", "replace", "demo", "disk9", "NEW", "--create-size", "2G"],
+            ["disk", "replace", "demo", "disk1", "NEW"],
             ["space", "create", "demo/a b", "--size", "1G", "--resiliency", "simple"],
             ["space", "create", "demo/..", "--size", "1G", "--resiliency", "simple"],
             ["space", "create", "demo/x", "--size=1G", "--resiliency=mirror2", "--columns", "9"],
@@ -145,9 +153,7 @@ extension EndToEnd {
 
         /// Verbs of later versions, and one that never was: named as unknown, whatever follows.
         static let unknownVerbs: [[String]] = [
-            ["pool", "scrub", "demo", "--wait"], ["pool", "rebalance", "demo"],
-            ["pool", "repair", "demo"], ["disk", "offline", "demo", "disk1", "--force"],
-            ["disk", "retire", "demo", "disk1"], ["pin", "ls", "demo/files"],
+            ["pin", "ls", "demo/files"],
             ["tier", "status", "demo/files"], ["node", "ls"], ["owner", "ls"],
             ["space", "frobnicate", "--wait", "demo/files"],
         ]

@@ -38,6 +38,10 @@ extension EndToEnd {
             #expect(finished.status == 0, "\(finished.everything)\n\(log.suffix(4000))")
         }
 
+        @Test(needsLibnbd()) func killedWhileDisksLeaveAndComeBack() throws {
+            try drive("crash_loop.py", ["--depart", "--rounds", "5"])
+        }
+
         @Test(needs("nbdcopy"), needs("cmp")) func cleanStopNeedsNoFlush() throws {
             try withSpace(size: "32M") { machine in
                 let before = machine.scratch.path("before")

@@ -12,6 +12,17 @@ extension EndToEnd {
             #expect(finished.status == 0, "\(finished.everything)")
         }
 
+        /// Most cuts fall while a disk is away, being brought up to date, or being emptied; at the end
+        /// every copy holds everything by itself.
+        @Test(needsVolatileDisks(), arguments: Mirror.allCases)
+        func soItDoesWhileDisksLeaveAndComeBack(mirror: Mirror) throws {
+            let finished = try cutPower([
+                "--resiliency", mirror.rawValue, "--depart", "--rounds", "4",
+            ])
+            #expect(finished.status == 0, "\(finished.everything)")
+            #expect(finished.output.contains("cuts under load by phase"))
+        }
+
         /// The daemon's folder, its witness in it, is on such a disk as well.
         @Test(needsVolatileDisks(), needsLoopMounts())
         func soDoesItWithTheDaemonsOwnState() throws {
@@ -25,6 +36,14 @@ extension EndToEnd {
         func lyingDisksAreCaught(oneSectorIn: String, resiliency: String) throws {
             let finished = try cutPower([
                 "--resiliency", resiliency, "--rounds", "40", "--lie", oneSectorIn,
+            ])
+            #expect(finished.status == 1, "\(finished.everything)")
+            #expect(finished.output.contains("FAILED in round"), "\(finished.everything)")
+        }
+
+        @Test(needsVolatileDisks()) func lyingDisksAreCaughtWhileOthersLeave() throws {
+            let finished = try cutPower([
+                "--resiliency", "mirror3", "--depart", "--rounds", "20", "--lie", "1",
             ])
             #expect(finished.status == 1, "\(finished.everything)")
             #expect(finished.output.contains("FAILED in round"), "\(finished.everything)")

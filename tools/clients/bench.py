@@ -17,6 +17,7 @@ import time
 
 import nbd
 
+from blip import blip, print_blip
 from measuring import (
     GIB, MIB, SPAN_BYTES, BenchError, Poold, Server, at_least, cpu_seconds, cpu_seconds_fine,
     direct_file, empty_file, fio, machine, memory_bytes, middle_and_spread, storage_daemon_command,
@@ -386,7 +387,7 @@ def main():
     # Ended by a signal, the daemons still are: sys.exit runs every `finally`.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "allocations", "idle", "map", "all"))
+    parser.add_argument("what", choices=("speed", "allocations", "idle", "map", "blip", "all"))
     parser.add_argument("--bin", required=True)
     parser.add_argument("--scratch", required=True)
     parser.add_argument("--disks", required=True)
@@ -394,6 +395,8 @@ def main():
     parser.add_argument("--seconds", type=at_least(1), default=10)
     parser.add_argument("--repeats", type=at_least(3), default=5)
     parser.add_argument("--grains", type=at_least(1), default=1 << 20)
+    parser.add_argument("--away", type=at_least(1), default=10)
+    parser.add_argument("--rate", type=at_least(1), default=2000)
     options = parser.parse_args()
     result = {"version": 1, "machine": machine()}
     print(f"{result['machine']['cpu']}, Linux {result['machine']['kernel']}")
@@ -403,8 +406,10 @@ def main():
             ("allocations", allocations, print_allocations),
             ("idle", idle, print_idle),
             ("map", map_grains, print_map),
+            ("blip", blip, print_blip),
         ):
-            if options.what in (name, "all"):
+            # The last needs root.
+            if options.what == name or options.what == "all" and name != "blip":
                 result[name] = measure(options)
                 show(result[name])
                 remove_disks(options.disks)

@@ -159,8 +159,11 @@ class Server:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return stream
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(PATIENCE)
+        # With Python's timeout, connect would not wait at all where the daemon's queue is full.
+        patience = struct.pack("ll", int(PATIENCE), 0)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         stream.connect(self.path)
+        stream.settimeout(PATIENCE)
         return stream
 
     def verify(self, client):
@@ -310,6 +313,8 @@ def out_of_descriptors(server):
     before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     waiting = []
     client = Client(server)
+    # It has come to the shard of its space, and has all the descriptors it is going to have.
+    server.verify(client)
     try:
         limit = server.descriptors() + 2
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, before[1]))

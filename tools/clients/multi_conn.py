@@ -8,15 +8,18 @@ Every process has a connection of its own. A writer's n-th write, where and how 
 the seed, so that everyone can tell what a sector may hold from two numbers a writer: how many of
 its writes are acknowledged, and how many were when the last completed FLUSH began, on another
 process's connection. Readers check while it goes on: nothing older than what was acknowledged
-before the read, nothing newer than what was issued after it. After the kill every sector has to
-hold what was last made durable, or something later. With --no-flush nobody flushes, and everybody
-believes it: then the run has to fail.
+before the read, nothing newer than what was issued after it. After the kill, which takes
+DIR/restart with it as a power cut would, every sector has to hold what was last made durable, or
+something later. With --no-flush nobody flushes, nor writes with FUA, and everybody believes it: then
+the run has to fail.
 """
 
 import argparse
 import hashlib
 import multiprocessing
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,13 +83,13 @@ def connect(daemon, export):
     return handle
 
 
-def write_on(daemon, export, script, shared, writer):
+def write_on(daemon, export, script, shared, writer, really):
     handle = connect(daemon, export)
     number = shared.acknowledged[writer]
     while True:
         number += 1
         first, count, is_trim, is_fua = script.write(writer, number)
-        flags = nbd.CMD_FLAG_FUA if is_fua else 0
+        flags = nbd.CMD_FLAG_FUA if is_fua and really else 0
         if is_trim:
             handle.trim(count * SECTOR, first * SECTOR, flags)
         else:
@@ -183,7 +186,9 @@ def run_round(daemon, export, script, state, dice, flushes):
     """Load, kill, restart, check. Returns the next state and how much was done."""
     base, begun = state
     shared = Shared(begun)
-    work = [(write_on, daemon, export, script, shared, writer) for writer in range(WRITERS)]
+    work = [
+        (write_on, daemon, export, script, shared, writer, flushes) for writer in range(WRITERS)
+    ]
     work += [
         (read_on, daemon, export, script, shared, state, reader, random.Random(dice.random()))
         for reader in range(READERS)
@@ -209,6 +214,8 @@ def run_round(daemon, export, script, state, dice, flushes):
     finally:
         for child in children:
             child.kill()
+    # What a daemon keeps for the one after it covers every acknowledged write, flushed or not.
+    shutil.rmtree(os.path.join(daemon.directory, "restart"))
     daemon.start()
     daemon.wait_until_ready()
     holds = verify(daemon, export, script, base, begun, shared)

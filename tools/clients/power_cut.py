@@ -2,7 +2,7 @@
 """Cuts the power of a pool's disks under load, again and again, and checks what a FLUSH promised.
 
     power_cut.py --bin DIR --scratch DIR --plugin volatile_disk.so [--rounds N | --minutes M]
-                 [--resiliency simple|mirror2] [--state] [--seed N] [--lie N]
+                 [--resiliency simple|mirror2|mirror3] [--depart] [--state] [--seed N] [--lie N]
 
 The disks are tools/powercut/volatile_disk.c in nbdkit, each mounted as a file by nbdfuse: what was
 not flushed is in their memory, and a cut takes it away on all disks in one instant, but for a
@@ -11,7 +11,9 @@ others) and makes and destroys spaces, cuts the power in the middle, sometimes a
 recovers, and looks at everything. A sector may hold the version that was last made durable, or any
 version written after it; nothing else, and the same one at every read. A command that poolctl said
 was done is done. With --state the daemon's own folder, its witness in it, is on an ext4 on one more
-disk of that kind (needs root).
+disk of that kind (needs root). With --depart disks leave, come back and are replaced meanwhile, and
+most cuts fall while one is away, being brought up to date, or being emptied; at the end each copy
+has to hold everything by itself.
 
 With --lie N a FLUSH forgets one sector in N. Then the run has to fail: it exits 1.
 The seed decides the work and the disks' luck; where a cut lands in it is up to the machine.
@@ -30,19 +32,23 @@ import time
 
 import nbd
 
-from crash_loop import Client, Daemon, Violation
+from checker import SPAN_SECTORS, Client, Daemon, Violation
+from departures import Troublemaker
 from mounts import Mount, MountError, unmount
 
-DISKS = 3
+COPIES = {"simple": 1, "mirror2": 2, "mirror3": 3}
 SPACES = 2
+# Less to check after each cut, since what a cut is about is more.
+SECTORS_OF_DEPARTURES = SPAN_SECTORS // 3
 EXTRA_SPACES = 4
 
 
 class Bench:
     """The disks and their switch: one nbdkit, and an nbdfuse for each disk."""
 
-    def __init__(self, scratch, plugin, seed, lie, with_state):
+    def __init__(self, scratch, plugin, seed, lie, with_state, count):
         self.scratch = scratch
+        self.count = count
         self.with_state = with_state
         self.socket = os.path.join(scratch, "disks.sock")
         self.plugin = [os.path.abspath(plugin), f"seed={seed}", f"lie={lie}"]
@@ -54,7 +60,7 @@ class Bench:
         self.log = open(os.path.join(scratch, "disks.log"), "ab")
 
     def start(self):
-        names = [f"disk{number}" for number in range(DISKS)]
+        names = [f"disk{number}" for number in range(self.count)]
         media = [os.path.join(self.scratch, name) for name in names]
         if self.with_state:
             media.append(os.path.join(self.scratch, "state"))
@@ -200,19 +206,28 @@ class Loop:
         self.bench = bench
         self.daemon = Daemon(options.bin, options.scratch)
         self.clients = [
-            Client(self.daemon, f"cut/space{number}", number + 1, random.Random(dice.random()))
+            Client(
+                self.daemon, f"cut/space{number}", number + 1, random.Random(dice.random()),
+                sectors=SECTORS_OF_DEPARTURES if options.depart else SPAN_SECTORS,
+            )
             for number in range(SPACES)
         ]
         self.resiliency = options.resiliency
+        self.copies = COPIES[options.resiliency]
+        self.is_departing = options.depart
         self.administrator = Administrator(
             self.daemon, options.resiliency, random.Random(dice.random())
         )
+        self.trouble = Troublemaker(self.daemon, "cut", [], random.Random(dice.random()))
         self.cuts = self.kept = self.lost = 0
 
     def prepare(self):
         self.daemon.start()
         self.daemon.wait_until_ready()
-        self.must("pool", "create", "cut", *self.bench.disks)
+        members = self.bench.disks
+        if self.is_departing:
+            members, self.trouble.spares = members[:-1], members[-1:]
+        self.must("pool", "create", "cut", *members)
         for client in self.clients:
             self.must(
                 "space", "create", client.export, "--size", "1G", "--resiliency", self.resiliency
@@ -231,6 +246,7 @@ class Loop:
         self.bench.turn("drain")
         self.daemon.process.wait()
         self.administrator.finish()
+        self.trouble.finish()
         self.bench.wait_until_unused()
         if self.bench.state is not None:
             self.bench.state.down(clean=False)
@@ -245,7 +261,10 @@ class Loop:
     def round(self):
         self.administrator.start()
         busy_until = time.monotonic() + self.dice.uniform(0.05, 1.5)
-        while time.monotonic() < busy_until:
+        if self.is_departing:
+            self.trouble.start()
+            busy_until = time.monotonic() + 10
+        while time.monotonic() < busy_until and not self.trouble.now.is_set():
             for client in self.clients:
                 client.keep_busy()
         self.lose_power()
@@ -258,11 +277,18 @@ class Loop:
         self.daemon.start()
         self.daemon.wait_until_ready()
         self.administrator.verify()
+        if self.is_departing:
+            self.trouble.verify()
         for client in self.clients:
             try:
                 client.verify()
             except (Violation, nbd.Error) as problem:
                 raise Violation(f"{client.export}: {problem}") from problem
+
+    def finish(self):
+        if self.is_departing:
+            self.trouble.pull_each(self.clients, self.copies - 1)
+        self.daemon.stop()
 
 
 def main():
@@ -272,19 +298,24 @@ def main():
     parser.add_argument("--bin", required=True, help="where poold and poolctl are")
     parser.add_argument("--scratch", required=True, help="an empty folder")
     parser.add_argument("--plugin", required=True, help="volatile_disk.so")
-    parser.add_argument("--resiliency", default="mirror2", choices=["simple", "mirror2"])
+    parser.add_argument("--resiliency", default="mirror2", choices=list(COPIES))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--minutes", type=float, help="instead of --rounds")
+    parser.add_argument("--depart", action="store_true", help="disks leave and come back (mirrors)")
     parser.add_argument("--state", action="store_true", help="poold's folder is cut as well")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--lie", type=int, default=0, help="FLUSH forgets one sector in N")
     options = parser.parse_args()
+    if options.depart and COPIES[options.resiliency] == 1:
+        parser.error("--depart is for mirrors")
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"power cuts: {options.resiliency}, seed {seed}", flush=True)
     dice = random.Random(seed)
     deadline = None if options.minutes is None else time.monotonic() + options.minutes * 60
     luck = dice.randrange(1 << 32)
-    bench = Bench(options.scratch, options.plugin, luck, options.lie, options.state)
+    # One more than there are copies, and one that is nobody's.
+    count = COPIES[options.resiliency] + 2 if options.depart else 3
+    bench = Bench(options.scratch, options.plugin, luck, options.lie, options.state, count)
     loop = Loop(options, dice, bench)
     rounds = 0
     try:
@@ -293,7 +324,7 @@ def main():
         while time.monotonic() < deadline if deadline is not None else rounds < options.rounds:
             loop.round()
             rounds += 1
-        loop.daemon.stop()
+        loop.finish()
     except MountError as problem:
         print(f"could not go on, seed {seed}: {problem}", flush=True)
         return 2
@@ -305,6 +336,7 @@ def main():
         if loop.daemon.process is not None and loop.daemon.process.poll() is None:
             loop.daemon.process.kill()
         loop.administrator.finish()
+        loop.trouble.finish()
         bench.stop()
         if loop.daemon.process is not None:
             loop.daemon.process.wait()
@@ -315,6 +347,8 @@ def main():
         f" {operations} writes, {flushes} flushes and {loop.administrator.commands} commands"
         f" checked, seed {seed}"
     )
+    if options.depart:
+        print(f"cuts under load by phase: {loop.trouble.crashes}, {loop.trouble.commands} commands")
     return 0
 
 

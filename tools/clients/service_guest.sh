@@ -44,7 +44,9 @@ make_root() {
     mount --bind /usr "$root/usr"
     mount --bind "$POOLD_ROOT/usr/local" "$root/usr/local"
     # The one place of the host that can be written to.
-    mount -t hostfs -o "$POOLD_REPORT" report "$root/report"
+    # Kernels since 6.11 name the folder's option; earlier ones take all that is there for its path.
+    mount -t hostfs -o "hostfs=$POOLD_REPORT" report "$root/report" 2>/dev/null ||
+        mount -t hostfs -o "$POOLD_REPORT" report "$root/report"
     for name in bin lib lib64 sbin; do cp -a "/$name" "$root/$name"; done
     cp -a "$POOLD_ROOT/etc/." "$root/etc"
     # The users and groups that every Debian begins with, disk among them.

@@ -134,9 +134,9 @@ final class Machine {
 }
 
 /// Runs `body` with a started daemon, then stops it: a clean stop is part of every test.
-func withMachine(_ body: (Machine) throws -> Void) throws {
+func withMachine(_ arguments: [String] = [], _ body: (Machine) throws -> Void) throws {
     let machine = Machine(scratch: try Scratch(name: "e2e"))
-    try machine.start()
+    try machine.start(arguments)
     try body(machine)
     if machine.process?.isRunning == true {
         let status = machine.terminate()
