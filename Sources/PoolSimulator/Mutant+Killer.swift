@@ -67,6 +67,8 @@ extension Mutant {
         case .readReturning: Killer(.returningPlain, Self.stale)
         case .settleFromReturning: Killer(.returningPlain, Self.stale)
         case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
+        case .forgetMissedPages: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
+        case .forgetPagesUnderWay: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
         case .keepStaleJournal: Killer(.departure, "of its journal is lost")
         case .returnKeepsSlabs: Killer(.releaseAway, "slabs and claims", "failed: noSpace")
 

@@ -68,7 +68,11 @@ public enum Mutant: String, CaseIterable, Sendable {
     case readReturning
     /// The pages of a disk that has come back stay as they are.
     case keepStaleMetadata
-    /// So does its copy of the journal.
+    /// Pages that are written while a disk is away are not missed by it.
+    case forgetMissedPages
+    /// Nor are those that were on their way when it left.
+    case forgetPagesUnderWay
+    /// The copy of the journal of a disk that has come back stays as it is.
     case keepStaleJournal
     /// A flush that fails counts as done.
     case ignoreFailedFlush
@@ -124,7 +128,8 @@ public enum Mutant: String, CaseIterable, Sendable {
             .believeUnflushed, .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway,
             .caughtUpUnflushed, .forgetLateMissed, .forgetMissedLeftBehind,
             .pieceFreedEarly, .pieceUnflushed,
-            .rootUnflushed, .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata:
+            .rootUnflushed, .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata,
+            .forgetMissedPages, .forgetPagesUnderWay:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .departWithoutUnflushed, .readReturning,

@@ -1,5 +1,11 @@
 import PoolFormat
 
+/// One of the pieces that hold a space's pages: the directory's own are among them.
+struct PieceName: Hashable, Sendable {
+    var kind: PieceKind
+    var index: UInt32
+}
+
 /// Where the pages of a space's metadata lie, and which of them the disks are behind with.
 ///
 /// Page `p` of a kind lies in that kind's piece `p / 128`, in two slots on every copy. A checkpoint
@@ -64,9 +70,19 @@ struct PieceDirectory {
 
     mutating func replaceRootDirectory(_ bases: [[SlabGroups.Base]]) { rootDirectory = bases }
 
-    /// The copies of each piece but the directory's own.
-    var allBases: [[SlabGroups.Base]] {
-        kinds.flatMap { $0.pieces.compactMap { $0?.bases } }
+    /// Every piece that holds pages, the directory's own first.
+    var names: [PieceName] {
+        rootDirectory.indices.map { PieceName(kind: .directory, index: UInt32($0)) }
+            + Self.pagedKinds.filter { $0 != .directory }.flatMap { kind in
+                kinds[index(kind)].pieces.indices.filter { kinds[index(kind)].pieces[$0] != nil }
+                    .map { PieceName(kind: kind, index: UInt32($0)) }
+            }
+    }
+
+    /// None: there is no such piece any more.
+    func copies(of name: PieceName) -> [SlabGroups.Base] {
+        guard name.kind == .directory else { return piece(name.kind, name.index)?.bases ?? [] }
+        return Int(name.index) < rootDirectory.count ? rootDirectory[Int(name.index)] : []
     }
 
     mutating func add(_ entry: DirectoryEntry, slot: UInt32, bases: [SlabGroups.Base]) {
@@ -121,9 +137,7 @@ struct PieceDirectory {
     /// The copies of a page's slot.
     func addresses(_ kind: PieceKind, page: UInt32, slot: Int) -> [SlabGroups.Base] {
         let (piece, within) = MetadataPage.place(of: UInt64(page))
-        let bases =
-            kind == .directory
-            ? rootDirectory[Int(piece)] : self.piece(kind, UInt32(piece))?.bases ?? []
+        let bases = copies(of: PieceName(kind: kind, index: UInt32(piece)))
         let offset = MetadataPage.slotOffset(page: within, slot: slot)
         return bases.map {
             SlabGroups.Base(

@@ -272,6 +272,9 @@ extension Space {
     }
 
     private func write(_ pages: [Candidate], from buffer: Int) async -> Bool {
+        let pageWrite = beginPageWrite(
+            pages.map { PageSlot($0.kind, page: $0.page, slot: 1 - newerSlot($0)) })
+        defer { endPageWrite(pageWrite) }
         let io = IOBatch(engine)
         var devices = DeviceSet()
         for (position, candidate) in pages.enumerated() {

@@ -242,12 +242,15 @@ extension Pool {
         let budget = engine.limits.missedGrains
         for departure in configuration.departures where departure.lineage == record.lineage {
             let isHere = disk(departure.disk)?.serves ?? false
-            _ = departed.add(departure.disk, isHere ? .returning : .away, grainBudget: budget)
+            _ = departed.add(
+                departure.disk, isHere ? .returning : .away, grainBudget: budget,
+                missedPages: .everything)
         }
         // A simple space has nothing to resync: what lies on a disk that is away is away.
         for disk in configuration.disks where record.copies == 1 {
             if self.disk(disk.number)?.serves != true {
-                _ = departed.add(disk.number, .away, grainBudget: budget)
+                _ = departed.add(
+                    disk.number, .away, grainBudget: budget, missedPages: .everything)
             }
         }
         return departed

@@ -21,6 +21,7 @@ struct DepartedDisks: Sendable {
         let number: DiskNumber
         var phase: Phase
         var missed: MissedBlocks
+        var missedPages: MissedPages
         /// Grains it has been given since it came back, and that were not moved since.
         var copied: Set<UInt64> = []
         /// How often it has come back.
@@ -48,9 +49,13 @@ struct DepartedDisks: Sendable {
         _modify { yield &disks[index] }
     }
 
-    mutating func add(_ number: DiskNumber, _ phase: Phase, grainBudget: Int) -> Int {
+    mutating func add(
+        _ number: DiskNumber, _ phase: Phase, grainBudget: Int, missedPages: MissedPages
+    ) -> Int {
         disks.append(
-            Disk(number: number, phase: phase, missed: MissedBlocks(grainBudget: grainBudget)))
+            Disk(
+                number: number, phase: phase, missed: MissedBlocks(grainBudget: grainBudget),
+                missedPages: missedPages))
         return disks.count - 1
     }
 

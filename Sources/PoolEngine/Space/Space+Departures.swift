@@ -32,10 +32,12 @@ extension Space {
         departuresNoted += 1
         let index =
             departed.index(of: number)
-            ?? departed.add(number, .away, grainBudget: engine.limits.missedGrains)
+            ?? departed.add(
+                number, .away, grainBudget: engine.limits.missedGrains, missedPages: .nothing)
         departed[index].phase = .away
         (departed[index].takesPages, departed[index].takesJournal) = (false, false)
         missUnflushed(index)
+        missPagesUnderWay(index)
         let isLeft = hasMetadata
         if !isLeft { becomeReadOnly("no copy of its metadata is left: " + reason) }
         commitWanted.fire()
@@ -234,6 +236,6 @@ extension Space {
             copies.contains { departed.isCurrent($0) }
         }
         return rootCopies.contains { departed.isCurrent($0) } && journal.pieces.allSatisfy(isWhole)
-            && pieces.rootDirectory.allSatisfy(isWhole) && pieces.allBases.allSatisfy(isWhole)
+            && pieces.names.allSatisfy { isWhole(pieces.copies(of: $0)) }
     }
 }

@@ -264,7 +264,8 @@ extension Space {
         }
         if afterCrash, readOnlyReason == nil, !Mutant.isActive(.leaveCopiesBehind) {
             let behind = slots.filter { $0.sequences[best.slot] != best.sequence }
-            guard await bring(best, to: behind.map(\.base)) else {
+            guard await bring(best, PageSlot(kind, page: page, slot: best.slot), to: behind.map(\.base))
+            else {
                 engine.scratch.give(buffer)
                 throw failure
             }
@@ -283,7 +284,11 @@ extension Space {
     }
 
     /// Writes a page into the same slot of other copies, flushed. Their other slot stays.
-    private func bring(_ page: FoundPage, to copies: [SlabGroups.Base]) async -> Bool {
+    private func bring(
+        _ page: FoundPage, _ slot: PageSlot, to copies: [SlabGroups.Base]
+    ) async -> Bool {
+        let pageWrite = beginPageWrite([slot])
+        defer { endPageWrite(pageWrite) }
         if copies.isEmpty { return true }
         let io = IOBatch(engine)
         var devices = DeviceSet()

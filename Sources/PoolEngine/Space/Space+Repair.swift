@@ -69,7 +69,7 @@ extension Space {
     }
 
     private var allPieceCopies: [[SlabGroups.Base]] {
-        [rootCopies] + journal.pieces + pieces.rootDirectory + pieces.allBases
+        [rootCopies] + journal.pieces + pieces.names.map { pieces.copies(of: $0) }
     }
 
     private func needsCopies(_ copies: [SlabGroups.Base], _ plan: RepairPlan) -> Bool {

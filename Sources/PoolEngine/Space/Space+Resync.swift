@@ -6,8 +6,8 @@ import PoolFormat
 ///
 /// 1. *Found*: its places are known, on the device it is now. From here on it takes every write of
 ///    data, so what it lacks grows no more.
-/// 2. *Pages*: every checkpoint goes to it, too. Then each piece is copied whole from a copy that
-///    counts, with no checkpoint under way.
+/// 2. *Pages*: every checkpoint goes to it, too. Then the slots that it missed are copied from a copy
+///    that counts, with no checkpoint under way: all of them, if it left before this opening.
 /// 3. *Journal*: copied whole with no commit under way. From here on it takes every batch.
 /// 4. *Data*: grain by grain, with the grain's range held alone: the valid blocks that it missed are
 ///    read from a copy that counts, compared with their values, and written to it.
@@ -91,10 +91,14 @@ extension Space {
         departed[index].takesPages = true
         if Mutant.isActive(.keepStaleMetadata) { return true }
         guard await copyPiece(rootCopies, to: number) else { return false }
-        // Those that are granted meanwhile are written whole.
-        for copies in pieces.rootDirectory + pieces.allBases {
+        // From here on it misses no more of them. Those that are granted meanwhile are written whole.
+        let missed = departed[index].missedPages
+        for name in pieces.names {
+            let blocks = missed.blocks(of: name)
+            if blocks.isEmpty { continue }
+            // A step that began without the disk has to end first; and a piece may lie elsewhere now.
             await checkpointLock.acquire(engine)
-            let isCopied = await copyPiece(copies, to: number)
+            let isCopied = await copyPiece(pieces.copies(of: name), blocks, to: number)
             checkpointLock.release()
             guard isCopied else { return false }
         }
@@ -112,15 +116,17 @@ extension Space {
         return true
     }
 
-    /// Copies one piece from its current copies: what of it cannot be read from one is read from
-    /// another, and what none can give stays as it is.
-    private func copyPiece(_ copies: [SlabGroups.Base], to number: DiskNumber) async -> Bool {
+    /// Copies blocks of one piece from its current copies: what of it cannot be read from one is read
+    /// from another, and what none can give stays as it is.
+    private func copyPiece(
+        _ copies: [SlabGroups.Base], _ blocks: [Int] = allBlocks, to number: DiskNumber
+    ) async -> Bool {
         guard isReturning(number) else { return false }
         guard let target = copies.first(where: { $0.disk == number }) else { return true }
         let sources = copies.filter { departed.isCurrent($0) }
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
-        var lacking = Array(0..<Units.pieceBytes / Units.blockBytes)
+        var lacking = blocks
         for source in sources where !lacking.isEmpty {
             let isRead = try? await Pool.readBlocks(
                 engine, source.device, at: source.offsetBytes, bytes: Units.pieceBytes,
@@ -133,6 +139,8 @@ extension Space {
         }
         return isReturning(number)
     }
+
+    private static let allBlocks = Array(0..<Units.pieceBytes / Units.blockBytes)
 
     private func write(_ blocks: [Int], of buffer: Int, to target: SlabGroups.Base) async -> Bool {
         let io = IOBatch(engine)

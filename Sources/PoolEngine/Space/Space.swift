@@ -70,6 +70,9 @@ public final class Space: @unchecked Sendable {
     var pendingMissed: Set<UInt64> = []
     /// Regions to be recorded as missed before the next commit is confirmed.
     var lateMissed: Set<UInt64> = []
+    /// Slots of pages that are being written and flushed, by whoever does that.
+    var pageWrites: [Int: [PageSlot]] = [:]
+    var nextPageWrite = 0
     let departureSettled: Signal
     var isRepairing = false
     /// Grains of which a copy has lost what a killed process had written.
