@@ -16,7 +16,9 @@ extension SeedRun {
             refusals += 1
             machine.shutDown()
             guard let index = hidden.popLast() else {
-                // Every disk is there: what is lost is lost, and the pool says that it is.
+                // Every disk is there: what is lost is lost, and the pool says that it is. Or there has
+                // not been one yet.
+                machine.boot()
                 return true
             }
             machine.takeBack(.unreachable, disk: index)

@@ -106,7 +106,9 @@ extension SeedRun {
 
     private func draw(_ kind: DiskFault.Kind, _ index: Int) -> DiskFault? {
         if kind == .slow, random.chance(50) {
-            return .slow(.byNs(UInt64(random.within(1_000...30_000)) * 1_000_000))
+            // Seconds, on the scale of the bounds of this seed: a region is cleaned after five of them.
+            let second = max(machine.limits.cleanAfterNs / 5, 20_000_000)
+            return .slow(.byNs(UInt64(random.within(1...30)) * second))
         }
         guard DiskFault.Kind.spoiling.contains(kind) || kind == .writeErrors else {
             return .draw(
