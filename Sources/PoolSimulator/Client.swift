@@ -10,6 +10,15 @@ struct ClientSpace {
     var handle: SpaceHandle?
     /// Whose engine takes its requests.
     var shard = 0
+    /// The process that served it was killed: what that leaves depends on whether the space comes to
+    /// be served before the power goes.
+    var isEndOpen = false
+
+    /// Nobody serves it any more.
+    mutating func end() {
+        if handle != nil { isEndOpen = true }
+        handle = nil
+    }
 }
 
 /// What a space is made with.
@@ -71,7 +80,7 @@ final class Clients {
         self.machine = machine
         self.spaces = spaces
         self.nextSerial = nextSerial
-        for index in self.spaces.indices { self.spaces[index].handle = nil }
+        for index in self.spaces.indices { self.spaces[index].end() }
         machine.onReply = { [unowned self] reply in self.take(reply) }
     }
 
@@ -103,6 +112,11 @@ final class Clients {
 
     func setHandle(_ name: String, _ handle: SpaceHandle?, shard: Int) {
         guard let at = spaces.firstIndex(where: { $0.name == name }) else { return }
+        if handle != nil, spaces[at].isEndOpen {
+            // Without checksums an opening cannot know that the disks still have what they had.
+            spaces[at].model.crash(isNothingLost: spaces[at].parameters.checksums)
+        }
+        spaces[at].isEndOpen = false
         spaces[at].handle = handle
         spaces[at].shard = shard
     }
@@ -114,24 +128,23 @@ final class Clients {
         return inFlight.values.reduce(0) { $0 + ($1.space == serial ? 1 : 0) }
     }
 
-    /// The engine is gone, with everything in flight. What that leaves, ``afterCrash`` says.
+    /// The engine is gone, with everything in flight.
     func crash() {
-        for index in spaces.indices { spaces[index].handle = nil }
+        for index in spaces.indices { spaces[index].end() }
         forgetRequests()
     }
 
-    /// The pool is open again, or power has gone: nothing was read since the crash.
-    func afterCrash(isNothingLost: Bool) {
+    /// What was not durable may be gone: power has gone, or the memory that outlives a process.
+    func loseVolatile() {
         for index in spaces.indices {
-            // Without checksums an opening cannot know that the disks still have what they had.
-            spaces[index].model.crash(
-                isNothingLost: isNothingLost && spaces[index].parameters.checksums)
+            spaces[index].model.crash()
+            spaces[index].isEndOpen = false
         }
     }
 
-    /// The pool was closed cleanly: everything acknowledged is durable.
+    /// The pool was closed cleanly: everything acknowledged is durable where it was served.
     func cleanClose() {
-        for index in spaces.indices {
+        for index in spaces.indices where spaces[index].handle != nil {
             let flush = spaces[index].model.submitFlush()
             spaces[index].model.replyFlush(flush, ok: true)
             spaces[index].model.crash()

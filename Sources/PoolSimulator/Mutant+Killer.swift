@@ -45,6 +45,7 @@ extension Mutant {
         case .forgetUnflushed: Killer(.rewrite, Self.zeros)
         case .forgetUnflushedEarly: Killer(.allocation, Self.zeros)
         case .believeUnflushed: Killer(.allocation, Self.mismatch, Self.garbage)
+        case .leaveUnequal: Self.unequal(.flushError)
         case .forgetIntents: Killer(.rewrite, Self.zeros)
         case .leaveCopiesBehind: Killer(.freshCheckpoint, Self.stale, Self.zeros, Self.mismatch)
 
@@ -68,7 +69,7 @@ extension Mutant {
         case .settleFromReturning: Killer(.returningPlain, Self.stale)
         case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
         case .forgetMissedPages: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
-        case .forgetPagesUnderWay: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
+        case .forgetPagesUnderWay: Killer(.checkpointLeft, Self.mismatch, Self.stale, Self.zeros)
         case .keepStaleJournal: Killer(.departure, "of its journal is lost")
         case .returnKeepsSlabs: Killer(.releaseAway, "slabs and claims", "failed: noSpace")
 

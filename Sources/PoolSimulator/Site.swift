@@ -12,9 +12,6 @@ final class Site {
     /// What was under way: a crash leaves its effect whole, or nothing of it.
     private(set) var pending: PendingControl = .none
     private(set) var recoveries = 0
-    /// The process was killed: what that leaves depends on whether its successor comes to serve
-    /// before the power goes.
-    private var isEndOpen = false
     /// A disk whose reads fail now and then while the pool runs, which every space has to bear.
     var faultyDisk: Int?
     var readFaults = SimulatedDisk.ReadFaults(percent: 3, stayingPercent: 30)
@@ -127,10 +124,7 @@ final class Site {
         noteEnd()
     }
 
-    private func noteEnd() {
-        isEndOpen = machine.isNothingLost
-        if !isEndOpen { clients.afterCrash(isNothingLost: false) }
-    }
+    private func noteEnd() { if !machine.isNothingLost { clients.loseVolatile() } }
 
     // MARK: - control operations
 
@@ -225,8 +219,6 @@ final class Site {
         case .pool(let opened):
             pool = opened
             pending = .none
-            if isEndOpen { clients.afterCrash(isNothingLost: true) }
-            isEndOpen = false
             machine.noteOpened()
             return true
         }

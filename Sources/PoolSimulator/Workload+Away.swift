@@ -4,7 +4,7 @@ import PoolFormat
 /// What goes on while a disk is away, and what it finds when it comes back.
 extension Workload {
     static let away = [
-        cleanedAway, checkpointAway, compactionAway, releaseAway, fullAway, resizeAway, destroyAway,
+        cleanedAway, checkpointAway, checkpointLeft, compactionAway, releaseAway, fullAway, resizeAway, destroyAway,
         newSpaceAway, holesMirror3, openedWithout,
     ]
 
@@ -46,6 +46,22 @@ extension Workload {
             stage.steps(5)
         }
         guard stage.site.waitUntilWhole() else { return }
+        commits(stage, 4)
+    }.with { $0.cutStride = 2 }
+
+    /// A disk leaves in the checkpoint of pages that nothing changes any more, and comes back.
+    static let checkpointLeft = Workload("checkpoint-left") { stage in
+        stage.begin(Stage.shape(.mirror2))
+        for grain in 0..<8 { stage.write(grain * 2048..<grain * 2048 + 64) }
+        commits(stage, 100)
+        for grain in 5..<8 { stage.write(grain * 2048 + 32..<grain * 2048 + 96, fua: true) }
+        stage.finish()
+        // Behind the journal, in front of the data.
+        stage.fault(.writeErrors(.all(within: [8 << 20..<256 << 20])), disk: 1)
+        commits(stage, 160)
+        stage.machine.takeBack(.writeErrors, disk: 1)
+    } body: { stage in
+        guard stage.site.plugIn(1), stage.site.waitUntilWhole() else { return }
         commits(stage, 4)
     }.with { $0.cutStride = 2 }
 

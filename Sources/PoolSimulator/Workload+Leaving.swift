@@ -76,7 +76,7 @@ extension Workload {
         stage.write(208..<216, fua: true)
         stage.read(0..<128)
         stage.sync()
-    }.with { $0.isUnproven = true }
+    }
 
     /// Two disks of three fail in the same write: both have left before it is acknowledged.
     static let twoAtOnce = Workload("two-at-once") { stage in

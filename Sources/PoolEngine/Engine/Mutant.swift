@@ -40,6 +40,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case forgetUnflushedEarly
     /// A killed process's log is believed in bytes that the disks have lost.
     case believeUnflushed
+    /// What one copy still has of what a killed process wrote is not given to the others.
+    case leaveUnequal
     /// A write over a block whose first value is not durable is not noted before it goes out.
     case forgetIntents
     /// A checkpoint that a crash cut short is not brought to the copies that lack it.
@@ -125,7 +127,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .moveForgetsValues,
             .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
-            .believeUnflushed, .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway,
+            .believeUnflushed, .leaveUnequal, .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway,
             .caughtUpUnflushed, .forgetLateMissed, .forgetMissedLeftBehind,
             .pieceFreedEarly, .pieceUnflushed,
             .rootUnflushed, .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata,

@@ -236,8 +236,6 @@ extension Space {
         background { await $0.compactLoop() }
         if isFixed { background { await $0.completeFixed() } }
         if !regions.marked.isEmpty { background { await $0.settleCrashed() } }
-        for grain in unequalGrains.sorted() { repairLater(grain) }
-        unequalGrains.removeAll()
         if departed.disks.isEmpty { forgetMissed() }
         for disk in departed.disks where disk.phase == .returning {
             let number = disk.number

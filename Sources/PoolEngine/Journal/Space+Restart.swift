@@ -11,10 +11,11 @@ import PoolFormat
 /// 2. A block that was UNWRITTEN before is read from every copy, and compared with the values that
 ///    the log has of it. Its bytes were at the disks when its change was logged, but a disk may have
 ///    lost its cache since, while the machine went on; then the block stays UNWRITTEN, as after a
-///    power cut, unless another copy has them: that is enough, and the others are put right once
-///    the space serves. Opening the pool has flushed the disks, so what is found is durable. Blocks
+///    power cut, unless another copy has them: that is enough, and the others are given them before
+///    the block is read. Opening the pool has flushed the disks, so what is found is durable. Blocks
 ///    that were overwritten, these among them, lie in regions that are durably dirty, and are settled.
-/// 3. The records are written behind the journal's newest batch, and flushed. Nothing that they
+/// 3. The records are written behind the journal's newest batch, and flushed, in front of them the
+///    marks of the regions in which copies differ: they are settled, too. Nothing that the records
 ///    free is free before.
 /// 4. The log begins anew.
 ///
@@ -54,7 +55,7 @@ extension Space {
         guard let log = resumed else { return found }
         if !Mutant.isActive(.forgetUnflushed) { found.entries = log.readAll() }
         let logEpoch = log.epoch
-        // Regions that were recorded as missed in front of them are no records of the log.
+        // What was recorded of regions in front of them are no records of the log.
         found.durableCount = chain.lazy.filter { $0.header.epoch > logEpoch }
             .reduce(0) { $0 + self.countOfLogged($1) }
         // The journal keeps room for it; if not, it was never promised to be durable.
@@ -70,10 +71,11 @@ extension Space {
     /// - Returns: the records as they are durable now.
     func commitLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [JournalRecord] {
         try await missLeftBehind(left)
-        let found = try await findFreshBlocks(left.entries)
+        let (found, unequal) = try await findFreshBlocks(left.entries)
         let records = found.isEmpty ? left.records : left.records.map { $0.with(found) }
-        if records.count > left.durableCount {
-            guard await append(Array(records.dropFirst(left.durableCount))) else { throw failure }
+        let marks = markUnequal(unequal)
+        if records.count > left.durableCount || !marks.isEmpty {
+            guard await append(marks + records.dropFirst(left.durableCount)) else { throw failure }
             journal.confirmedSequence = journal.nextSequence - 1
         }
         unsafe unflushedLog.begin(
@@ -83,9 +85,35 @@ extension Space {
 
     private func countOfLogged(_ batch: JournalScan.Batch) -> Int {
         let records = (try? decode([batch])) ?? []
-        return records.reduce(0) { count, next in
-            if case .missed = next.record { count } else { count + 1 }
+        return records.count {
+            switch $0.record {
+            case .missed, .mark: false
+            default: true
+            }
         }
+    }
+
+    /// Grains of which a copy has lost what another has: from here on they are like those that were
+    /// being written when the process ended.
+    ///
+    /// - Returns: what has to be durable before the values that were found.
+    private func markUnequal(_ grains: Set<UInt64>) -> [JournalRecord] {
+        if Mutant.isActive(.leaveUnequal) { return [] }
+        var marks: [JournalRecord] = []
+        for grain in grains.sorted() {
+            let region = DirtyRegions.region(ofGrain: grain)
+            if !regions.isDurablyDirty(region) {
+                marks.append(.mark(region: region))
+                regions.setMark(region, .dirty)
+                regions[region].settledGrains = .max
+                pieces.markDirty(
+                    .dirty, UInt32(DirtyPage.place(ofRegion: region).page),
+                    since: journal.nextSequence)
+            }
+            regions[region].settledGrains &= ~(1 << UInt16(grain % UInt64(Units.grainsPerRegion)))
+            regions[region].isCrashed = true
+        }
+        return marks
     }
 
     /// Regions of blocks that a killed process had written: a disk that is away may lack them.
@@ -118,16 +146,17 @@ extension Space {
     // MARK: - what the disks have lost
 
     /// Of the blocks that the records take out of UNWRITTEN, the value that a copy was found to
-    /// have: UNWRITTEN where none has their bytes.
+    /// have: UNWRITTEN where none has their bytes. And the grains of which not every copy has it.
     private func findFreshBlocks(
         _ entries: [RestartLog.Entry]
-    ) async throws(PoolError) -> [UInt64: UInt32] {
-        if Mutant.isActive(.believeUnflushed) { return [:] }
+    ) async throws(PoolError) -> (values: [UInt64: UInt32], unequal: Set<UInt64>) {
+        if Mutant.isActive(.believeUnflushed) { return ([:], []) }
         let fresh = freshBlocks(entries)
         var found: [UInt64: UInt32] = [:]
+        var unequal: Set<UInt64> = []
         for (block, _) in fresh { found[block] = BlockValue.unwritten }
         // Without checksums nobody can tell.
-        guard hasChecksums else { return found }
+        guard hasChecksums else { return (found, []) }
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let atOnce = Units.pieceBytes / Units.blockBytes / copies
@@ -148,14 +177,15 @@ extension Space {
                     statuses[slot] == .ok
                         ? blockValue(buffer + slot * Units.blockBytes, block) : BlockValue.unwritten
                 }
-                if let value = held.first(where: { values.contains($0) }) { found[block] = value }
-                // One copy is enough, and gives the others what they have lost.
-                if held.contains(where: { $0 != found[block] }) {
-                    unequalGrains.insert(block / UInt64(Units.blocksPerGrain))
+                if let value = held.first(where: { values.contains($0) }) {
+                    found[block] = value
+                    if held.contains(where: { $0 != value }) {
+                        unequal.insert(block / UInt64(Units.blocksPerGrain))
+                    }
                 }
             }
         }
-        return found
+        return (found, unequal)
     }
 
     /// One read for each current copy, into the slot behind the copy before: a block lies in one run.

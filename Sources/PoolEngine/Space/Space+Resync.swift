@@ -89,10 +89,10 @@ extension Space {
         for page in overlay.pageNumbers { try? await loadValues(page: page) }
         guard isReturning(number), let index = departed.index(of: number) else { return false }
         departed[index].takesPages = true
-        if Mutant.isActive(.keepStaleMetadata) { return true }
-        guard await copyPiece(rootCopies, to: number) else { return false }
         // From here on it misses no more of them. Those that are granted meanwhile are written whole.
         let missed = departed[index].missedPages
+        if Mutant.isActive(.keepStaleMetadata) { return true }
+        guard await copyPiece(rootCopies, to: number) else { return false }
         for name in pieces.names {
             let blocks = missed.blocks(of: name)
             if blocks.isEmpty { continue }

@@ -75,8 +75,6 @@ public final class Space: @unchecked Sendable {
     var nextPageWrite = 0
     let departureSettled: Signal
     var isRepairing = false
-    /// Grains of which a copy has lost what a killed process had written.
-    var unequalGrains: Set<UInt64> = []
     /// Grains of which a read found a copy wrong.
     var repairQueue: Set<UInt64> = []
     var isRepairingReads = false
