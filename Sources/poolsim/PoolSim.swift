@@ -224,6 +224,10 @@ struct PoolSim: ParsableCommand {
             Watchdog.begin("--workload \(workload.name) --fates \(fates)")
             let report = Exhaustive(workload, options: options).run()
             states += report.states + report.recoveryStates
+            if report.states == 0, boundary == nil, report.violation == nil {
+                say("VIOLATION: \(workload.name) was cut nowhere")
+                return false
+            }
             if let violation = report.violation {
                 say("VIOLATION: \(violation)")
                 say(

@@ -144,7 +144,7 @@ import Testing
     /// What a disk takes, and whether it counts, in each of its standings.
     @Test func standingSaysWhatItTakes() {
         var departed = DepartedDisks()
-        let index = departed.add(DiskNumber(1), .away, grainBudget: 10)
+        let index = departed.add(DiskNumber(1), .away, grainBudget: 10, missedPages: .nothing)
         #expect(!departed.isEmpty && departed.index(of: DiskNumber(1)) == index)
         // Away: nothing, whatever was said of it before.
         (departed[index].takesPages, departed[index].takesJournal) = (true, true)
@@ -176,7 +176,7 @@ import Testing
 
     @Test func whatItHasNotMissedIsRight() {
         var departed = DepartedDisks()
-        let index = departed.add(DiskNumber(1), .away, grainBudget: 10)
+        let index = departed.add(DiskNumber(1), .away, grainBudget: 10, missedPages: .nothing)
         departed[index].missed.insert(grain: 4, MissedBlocks.Mask(10..<12))
         #expect(departed.isRight(one, grain: 5, .all))
         #expect(departed.isRight(one, grain: 4, MissedBlocks.Mask(0..<10)))
@@ -185,5 +185,35 @@ import Testing
         let nowhere = SlabGroups.Base(
             device: DiskPlaces.nowhere, disk: DiskNumber(1), offsetBytes: 0)
         #expect(!departed.isRight(nowhere, grain: 5, .all))
+    }
+}
+
+@Suite struct MissedPagesTests {
+    private let piece = PieceName(kind: .checksum, index: 2)
+
+    @Test func bothSlotsOfAPageLieInItsPiece() {
+        let pages = UInt32(MetadataPage.pagesPerPiece)
+        let first = PageSlot(.checksum, page: 2 * pages, slot: 0)
+        let last = PageSlot(.checksum, page: 3 * pages - 1, slot: 1)
+        #expect(first.piece == piece && last.piece == piece)
+        #expect(first.block == 0)
+        #expect(last.block == Units.pieceBytes / Units.blockBytes - 1)
+    }
+
+    @Test func whatIsMissedIsKnownToTheSlot() {
+        var missed = MissedPages.nothing
+        #expect(missed.blocks(of: piece).isEmpty)
+        let slot = PageSlot(.checksum, page: 2 * UInt32(MetadataPage.pagesPerPiece) + 7, slot: 1)
+        missed.insert(slot)
+        missed.insert(slot)
+        #expect(missed.blocks(of: piece) == [slot.block])
+        #expect(missed.blocks(of: PieceName(kind: .map, index: 2)).isEmpty)
+        #expect(missed.blocks(of: PieceName(kind: .checksum, index: 1)).isEmpty)
+    }
+
+    @Test func everythingStaysEverything() {
+        var missed = MissedPages.everything
+        missed.insert(PageSlot(.map, page: 0, slot: 0))
+        #expect(missed.blocks(of: piece).count == Units.pieceBytes / Units.blockBytes)
     }
 }
