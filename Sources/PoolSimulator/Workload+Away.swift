@@ -81,8 +81,8 @@ extension Workload {
         guard stage.site.plugIn(2), stage.site.waitUntilWhole() else { return }
         stage.write(258 * 2048 + 16..<258 * 2048 + 32, fua: true)
         stage.finish()
-    }.with { $0.limits = compacting }.with {
-        $0.isUnproven = true
+    }.with {
+        $0.limits = compacting
         $0.diskCount = 4
         $0.cutStride = 5
     }

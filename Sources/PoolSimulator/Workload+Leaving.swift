@@ -5,7 +5,7 @@ import PoolFormat
 extension Workload {
     static let leaving = [
         departureFresh, killedAway, writeError, flushError, twoAtOnce, twoColumns, slowLeaving,
-        offline,
+        offline, leavingAtTheEnd,
     ]
 
     /// A disk vanishes while a commit makes fresh blocks readable: nothing but the record of what it
@@ -164,5 +164,39 @@ extension Workload {
     static func spot(_ region: Int, _ block: Int) -> Range<Int> {
         let start = region * 16 * 2048 + block * 8
         return start..<start + 8
+    }
+
+    /// A disk vanishes while a space is destroyed, and another while the pool is closed: whoever
+    /// closes waits until that is durable.
+    static let leavingAtTheEnd = Workload("leaving-at-the-end") { stage in
+        stage.begin(Stage.shape(.mirror2), Stage.shape(.mirror3))
+        for space in 0..<2 {
+            stage.write(0..<64, space: space)
+            stage.sync(space: space)
+        }
+    } body: { stage in
+        stage.write(8..<40, space: 1)
+        stage.finish()
+        guard leave(stage, 2, during: { stage.site.destroySpace("b") }) else { return }
+        stage.write(200..<264)
+        stage.finish()
+        guard leave(stage, 0, during: { stage.site.close(export: false) }) else { return }
+        for disk in [0, 2] where !stage.site.plugIn(disk) { return }
+        guard stage.site.recover() else { return }
+        stage.read(0..<264)
+        stage.write(16..<24, fua: true)
+        stage.finish()
+    }.with { $0.diskCount = 3 }
+
+    /// The disk goes with its first operation of what is done meanwhile.
+    private static func leave(_ stage: Stage, _ disk: Int, during control: () -> Bool) -> Bool {
+        stage.machine.onStep = { [unowned stage] in
+            let machine = stage.machine
+            guard machine.disks[disk].operationsInFlight > 0, !machine.disks[disk].isUnreachable
+            else { return }
+            stage.site.pull(disk)
+        }
+        defer { stage.machine.onStep = nil }
+        return control()
     }
 }

@@ -18,8 +18,6 @@ public struct Workload: Sendable {
     var opensDegraded = false
     /// Of a long one every so many boundaries are cut, unless all are asked for.
     var cutStride = 1
-    /// It finds something that is not mended yet: it is run by its name only.
-    public var isUnproven = false
     /// Refusals for want of room are no violation.
     var mayRunOutOfRoom = false
     /// What happens before the first cut.

@@ -110,7 +110,7 @@ struct PoolSim: ParsableCommand {
 
     func run() throws {
         if mutantNames { return say(MutantRun.names.joined(separator: "\n")) }
-        if workloadNames { return say(Self.proven.map(\.name).joined(separator: "\n")) }
+        if workloadNames { return say(Workload.all.map(\.name).joined(separator: "\n")) }
         Watchdog.start()
         let good: Bool
         if let mutant {
@@ -202,8 +202,6 @@ struct PoolSim: ParsableCommand {
 
     // MARK: - exhaustive
 
-    private static var proven: [Workload] { Workload.all.filter { !$0.isUnproven } }
-
     private func runExhaustive() -> Bool {
         let chosen = workload.flatMap(Workload.named)
         var options = Exhaustive.Options()
@@ -219,7 +217,7 @@ struct PoolSim: ParsableCommand {
         options.verbose = verbose
         var states = 0
         let clock = ContinuousClock()
-        for workload in chosen.map({ [$0] }) ?? Self.proven {
+        for workload in chosen.map({ [$0] }) ?? Workload.all {
             let start = clock.now
             Watchdog.begin("--workload \(workload.name) --fates \(fates)")
             let report = Exhaustive(workload, options: options).run()

@@ -144,8 +144,8 @@ extension Pool {
     }
 
     private func destroy(_ record: SpaceRecord) async throws(PoolError) {
-        if let index = spaces.firstIndex(where: { $0.lineage == record.lineage }) {
-            await close(spaces.remove(at: index))
+        if let space = spaces.first(where: { $0.lineage == record.lineage }) {
+            await close(space)
             unavailable[record.lineage] = "it is being destroyed"
         }
         try await changeConfiguration { next in
@@ -198,10 +198,13 @@ extension Pool {
     }
 
     private func closeSpaces() async {
-        while let space = spaces.popLast() { await close(space) }
+        while let space = spaces.last { await close(space) }
     }
 
+    /// It stays one of the pool's until it has ended: it has to be told of a disk that fails meanwhile,
+    /// as it waits until that is durable.
     private func close(_ space: Space) async {
+        defer { spaces.removeAll { $0 === space } }
         let shard = space.engine.shard
         // A stopped engine has closed its spaces in its own way.
         try? await engine.on(shard) { _ in await space.close() }
