@@ -67,7 +67,7 @@ public struct Limits: Sendable {
     }
 
     func check() {
-        precondition(requestsInFlight > 0 && requestsInFlight < 1 << 22)
+        precondition(requestsInFlight >= 16 && requestsInFlight < 1 << 22)
         // A request touches at most two checksum pages' worth of one grain, and replay holds some.
         precondition(checksumPages >= 16)
         precondition(unflushedBlocks >= Units.blocksPerGrain * 2)

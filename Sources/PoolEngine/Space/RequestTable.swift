@@ -137,10 +137,11 @@ final class RequestTable: @unchecked Sendable {
         unsafe free.deallocate()
     }
 
-    /// Room for a client's request and the children it may need.
-    var hasRoom: Bool { freeCount >= 4 }
+    /// Room for a client's request and the children it may need. What is left then is for the engine's
+    /// own: clients who never pause must not keep it from making copies equal.
+    var hasRoom: Bool { freeCount >= 8 }
     /// Room for one more of the engine's own.
-    var hasSpareRoom: Bool { freeCount >= 8 }
+    var hasOwnRoom: Bool { freeCount >= 4 }
     var inFlight: Int { capacity - freeCount }
 
     func take() -> RequestIndex {

@@ -344,7 +344,7 @@ extension Space {
 
     /// Waits until no request is under way in the grain, and keeps those that come out.
     func hold(_ grain: UInt64, _ mayGoOn: () -> Bool) async -> RequestIndex? {
-        while !table.hasSpareRoom {
+        while !table.hasOwnRoom {
             guard mayGoOn() else { return nil }
             await nap()
         }

@@ -120,7 +120,7 @@ extension Space {
         let waiting = parked
         parked.removeAll()
         for (position, write) in waiting.enumerated() {
-            guard table.hasSpareRoom else {
+            guard table.hasOwnRoom else {
                 parked.append(contentsOf: waiting[position...])
                 isParkedRetryWanted = true
                 return
