@@ -23,11 +23,12 @@ extension Space {
     ///
     /// - Returns: whether a mirror has a copy of all its metadata left.
     func noteDeparting(_ number: DiskNumber, _ reason: String) -> Bool {
+        if hasEnded { return true }
         guard copies > 1 else {
+            missUnflushed(&doubtful)
             becomeReadOnly(reason)
             return true
         }
-        if hasEnded { return true }
         departing.insert(number)
         departuresNoted += 1
         let index =
@@ -36,7 +37,8 @@ extension Space {
                 number, .away, grainBudget: engine.limits.missedGrains, missedPages: .nothing)
         departed[index].phase = .away
         (departed[index].takesPages, departed[index].takesJournal) = (false, false)
-        missUnflushed(index)
+        missUnflushed(&departed[index].missed)
+        lateMissed.formUnion(departed[index].missed.touchedRegions)
         missPagesUnderWay(index)
         let isLeft = hasMetadata
         if !isLeft { becomeReadOnly("no copy of its metadata is left: " + reason) }
@@ -47,7 +49,11 @@ extension Space {
     /// Step 2 has ended: the configuration in effect says so, or has the disk without this space.
     func noteDeparted(_ number: DiskNumber, isDeparted: Bool) {
         guard departing.remove(number) != nil else { return }
-        if !isDeparted { departed.remove(number) }
+        if !isDeparted {
+            // The last copy stays, and may have lost what was not flushed.
+            if let index = departed.index(of: number) { doubtful = departed[index].missed }
+            departed.remove(number)
+        }
         guard departing.isEmpty else { return }
         departureSettled.fire()
         wake(&departureWaiters)
@@ -65,12 +71,19 @@ extension Space {
     // MARK: - what a disk lacks
 
     /// Everything that the disk may lack at the instant it leaves.
-    private func missUnflushed(_ index: Int) {
+    private func missUnflushed(_ missed: inout MissedBlocks) {
         if Mutant.isActive(.departWithoutUnflushed) { return }
-        for key in pending.blocks.keys where key != PendingTable.removed { miss(index, key) }
-        for key in committing.blocks.keys where key != PendingTable.removed { miss(index, key) }
+        let blocksPerGrain = UInt64(Units.blocksPerGrain)
+        for keys in [pending.blocks.keys, committing.blocks.keys] {
+            for key in keys where key != PendingTable.removed {
+                let block = Int(key % blocksPerGrain)
+                missed.insert(
+                    grain: key / blocksPerGrain, MissedBlocks.Mask(block..<block + 1))
+            }
+        }
         table.forEachAtDevices(ofSpace: handle.index) { request in
-            miss(index, grain: table[request].grain, table[request].blocks)
+            missed.insert(
+                grain: table[request].grain, MissedBlocks.Mask(table[request].blocks))
         }
         for region in regions.marked {
             let state = regions[region]
@@ -78,16 +91,9 @@ extension Space {
             if state.isCrashed || state.isSuspect || state.settledBy > completedCommits
                 || !hasChecksums
             {
-                departed[index].missed.insert(region: region)
+                missed.insert(region: region)
             }
         }
-        lateMissed.formUnion(departed[index].missed.touchedRegions)
-    }
-
-    private func miss(_ index: Int, _ key: UInt64) {
-        let blocksPerGrain = UInt64(Units.blocksPerGrain)
-        let block = Int(key % blocksPerGrain)
-        miss(index, grain: key / blocksPerGrain, block..<block + 1)
     }
 
     private func miss(_ index: Int, grain: UInt64, _ blocks: Range<Int>) {

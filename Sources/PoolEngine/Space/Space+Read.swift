@@ -109,7 +109,7 @@ extension Space {
     /// The slow way: for each block whichever copy matches its value.
     ///
     /// Where none does, a region with an interrupted write serves the first copy that could be
-    /// read, as it is; everywhere else the read fails.
+    /// read, as it is, unless that may have lost an acknowledged one; everywhere else the read fails.
     private func readBlockByBlock(_ request: RequestIndex) async {
         counters.repairedReads += 1
         let entry = map[table[request].grain]
@@ -155,7 +155,9 @@ extension Space {
             isWrongSomewhere = true
             if !regions.acceptsMismatch(grain), !isRepairing { noteChecksumError(device) }
         }
-        guard let copy = firstReadable, regions.acceptsMismatch(grain) else { return false }
+        guard let copy = firstReadable, regions.acceptsMismatch(grain),
+            doubtful.isEmpty || !doubtful.intersects(grain: grain, MissedBlocks.Mask(block..<block + 1))
+        else { return false }
         _ = addBlockRead(io, entry, copy: copy, block: block, into: target)
         return await io.run()
     }

@@ -73,6 +73,8 @@ public final class Space: @unchecked Sendable {
     /// Slots of pages that are being written and flushed, by whoever does that.
     var pageWrites: [Int: [PageSlot]] = [:]
     var nextPageWrite = 0
+    /// What the last copy may have lost, as it failed a flush or a write: acknowledged or not.
+    var doubtful: MissedBlocks
     let departureSettled: Signal
     var isRepairing = false
     /// Grains of which a read found a copy wrong.
@@ -211,6 +213,7 @@ public final class Space: @unchecked Sendable {
         rootAddresses = record.root
         rootCopies = places.bases(of: record.root)
         self.departed = departed
+        doubtful = MissedBlocks(grainBudget: engine.limits.missedGrains)
         departureSettled = Signal(engine)
         let grains = Int(record.sizeBytes / UInt64(Units.grainBytes))
         map = GrainMap(grainCount: grains)
