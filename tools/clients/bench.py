@@ -17,12 +17,15 @@ import time
 
 import nbd
 
+from ailing import print_rebuild, print_slow, rebuild, slow
 from blip import blip, print_blip
 from measuring import (
     GIB, MIB, SPAN_BYTES, BenchError, Poold, Server, at_least, cpu_seconds, cpu_seconds_fine,
     direct_file, empty_file, fio, machine, memory_bytes, middle_and_spread, storage_daemon_command,
 )
 
+# What needs no root.
+ALL = ("speed", "allocations", "idle", "map")
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -387,7 +390,7 @@ def main():
     # Ended by a signal, the daemons still are: sys.exit runs every `finally`.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "allocations", "idle", "map", "blip", "all"))
+    parser.add_argument("what", choices=("speed", "allocations", "idle", "map", "blip", "slow", "rebuild", "all"))
     parser.add_argument("--bin", required=True)
     parser.add_argument("--scratch", required=True)
     parser.add_argument("--disks", required=True)
@@ -396,6 +399,7 @@ def main():
     parser.add_argument("--repeats", type=at_least(3), default=5)
     parser.add_argument("--grains", type=at_least(1), default=1 << 20)
     parser.add_argument("--away", type=at_least(1), default=10)
+    parser.add_argument("--pairs", type=at_least(1), default=7)
     parser.add_argument("--rate", type=at_least(1), default=2000)
     options = parser.parse_args()
     result = {"version": 1, "machine": machine()}
@@ -407,9 +411,11 @@ def main():
             ("idle", idle, print_idle),
             ("map", map_grains, print_map),
             ("blip", blip, print_blip),
+            ("slow", slow, print_slow),
+            ("rebuild", rebuild, print_rebuild),
         ):
-            # The last needs root.
-            if options.what == name or options.what == "all" and name != "blip":
+            # The rest needs root.
+            if options.what == name or options.what == "all" and name in ALL:
                 result[name] = measure(options)
                 show(result[name])
                 remove_disks(options.disks)

@@ -46,6 +46,8 @@ public struct Limits: Sendable {
     public var compactAfterNs: UInt64 = 5_000_000_000
     /// And no faster than this, unless somebody waits for the room: a grain each 16 ms.
     public var compactGrainNs: UInt64 = 16_000_000
+    /// Grains that are moved off a disk at a time, each with a buffer of 1 MiB.
+    public var repairMovers = 4
     /// Grains that one commit moves.
     public var compactBatch = 32
     /// Map entries looked at in one go.
@@ -87,6 +89,7 @@ public struct Limits: Sendable {
         precondition(parkedWrites >= 0 && parkedBytes >= 0)
         precondition(hedgeAfterNs >= 2 && (0...100).contains(hedgePercent) && lateNs > 0)
         precondition(compactBatch >= 1 && compactScan >= 1)
+        precondition(repairMovers >= 1 && repairMovers + 2 <= scratchGrains)
         precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
     }
 }

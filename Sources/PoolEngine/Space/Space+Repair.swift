@@ -16,8 +16,7 @@ import PoolFormat
 /// on. A new place of the root itself is in the configuration before the root is written anew.
 ///
 /// A crash in between finds the old places, which have everything, or the new, which have too; what
-/// nobody claims is freed by the next opening. Grains are moved as compaction moves them, with their
-/// ranges held.
+/// nobody claims is freed by the next opening. Grains are moved as `Space+Evacuate.swift` says.
 extension Space {
     /// How far a repair of a space has come, in grains.
     struct RepairProgress: Hashable, Sendable {
@@ -356,88 +355,5 @@ extension Space {
             }
         }
         return counts.min() ?? 0
-    }
-
-    /// Moves every grain of a group elsewhere, and gives the group back.
-    func evacuate(_ victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
-        // What is written to all the time is looked for again.
-        for _ in 0..<3 {
-            guard let left = await moveAll(outOf: victim, priority) else { return .failed }
-            guard left != .noRoom else { return .noRoom }
-            await releaseFreed()
-            guard mayRepair else { return .failed }
-            if groups[victim]?.usedCount == 0 { break }
-        }
-        guard let group = groups[victim] else { return .done }
-        guard group.usedCount == 0 else { return .failed }
-        let removed = groups.removeEmpty([victim])
-        for record in removed {
-            addRecord(.groupRemoved(id: record.id))
-            pieces.markDirty(
-                .group, GroupPage.index(ofGroup: record.id), since: firstUnwrittenSequence)
-        }
-        guard await commit() else { return .failed }
-        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
-        await release(removed)
-        return .done
-    }
-
-    private func moveAll(outOf victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome? {
-        var next: Int? = 0
-        var uncommitted = 0
-        while let start = next {
-            let found = map.grains(inGroup: victim, from: start, limit: engine.limits.compactScan)
-            next = found.next
-            for grain in found.grains {
-                guard mayRepair else { return nil }
-                if groups.freeGrains == 0 {
-                    let outcome = await makeRoom()
-                    guard outcome == .done else { return outcome }
-                }
-                let (begun, requests) = (engine.nowNs, counters.requests)
-                switch await move(grain, outOf: victim, holdsRange: true, { self.mayRepair }) {
-                case .moved:
-                    counters.movedGrains += 1
-                    repairProgress.moved += 1
-                    uncommitted += 1
-                case .stale, .stopped: break
-                // It cannot be read: it stays where it is, and its readers are told.
-                case .failed: break
-                }
-                if uncommitted >= engine.limits.compactBatch {
-                    guard await commit() else { return nil }
-                    uncommitted = 0
-                }
-                if counters.requests != requests { await yield(since: begun, priority) }
-            }
-            if next != nil { await nap() }
-        }
-        return .done
-    }
-
-    /// Clients are at work: they have the disks for a while that depends on how long the last grain
-    /// took.
-    private func yield(since begun: UInt64, _ priority: RepairPriority) async {
-        let took = engine.nowNs &- begun
-        let pause: UInt64 =
-            switch priority {
-            case .low: took &* 8
-            case .normal: took &* 2
-            case .high: 0
-            }
-        if pause > 0 { await nap(ns: min(pause, 1_000_000_000)) }
-    }
-
-    /// Another group to move into.
-    private func makeRoom() async -> RepairOutcome {
-        await groupLock.acquire(engine)
-        defer { groupLock.release() }
-        if groups.freeGrains > 0 { return .done }
-        do throws(PoolError) {
-            try await addGroup()
-            return .done
-        } catch {
-            return error.isShortOfSpace ? .noRoom : .failed
-        }
     }
 }

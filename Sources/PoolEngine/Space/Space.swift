@@ -111,6 +111,9 @@ public final class Space: @unchecked Sendable {
     /// Held while groups are granted: their numbers are chosen first, taken later.
     let groupLock: AsyncLock
     let checkpointLock: AsyncLock
+    /// Of flushes that several wait for, and those who wait for the next one.
+    let flushLock: AsyncLock
+    var nextFlush: FlushRound?
     /// Held by each commit, and by whoever needs the journal to stand still.
     let commitLock: AsyncLock
     let idle: Signal
@@ -230,6 +233,7 @@ public final class Space: @unchecked Sendable {
         grantLock = AsyncLock(engine)
         groupLock = AsyncLock(engine)
         checkpointLock = AsyncLock(engine)
+        flushLock = AsyncLock(engine)
         commitLock = AsyncLock(engine)
         idle = Signal(engine)
         maintenance = Signal(engine)

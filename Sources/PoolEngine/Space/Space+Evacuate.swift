@@ -1,0 +1,175 @@
+import PoolFormat
+
+/// A slab group is emptied, whatever for: a disk that is given up, or one that is to be less full.
+///
+/// Grains move as compaction moves them, with their ranges held. Several movers share the work, as
+/// disks are kept busy by nothing less; of those that are done writing, one flushes for all. While
+/// clients are at work all movers but one rest, and that one rests most of the time.
+extension Space {
+    /// Moves every grain of a group elsewhere, and gives the group back.
+    func evacuate(_ victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
+        // What is written to all the time is looked for again.
+        for _ in 0..<3 {
+            guard let left = await moveAll(outOf: victim, priority) else { return .failed }
+            guard left != .noRoom else { return .noRoom }
+            await releaseFreed()
+            guard mayRepair else { return .failed }
+            if groups[victim]?.usedCount == 0 { break }
+        }
+        guard let group = groups[victim] else { return .done }
+        guard group.usedCount == 0 else { return .failed }
+        let removed = groups.removeEmpty([victim])
+        for record in removed {
+            addRecord(.groupRemoved(id: record.id))
+            pieces.markDirty(
+                .group, GroupPage.index(ofGroup: record.id), since: firstUnwrittenSequence)
+        }
+        guard await commit() else { return .failed }
+        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
+        await release(removed)
+        return .done
+    }
+
+    // MARK: - movers
+
+    /// - Returns: nil: there is no point in going on.
+    private func moveAll(outOf victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome? {
+        let pass = Evacuation(engine, victim, priority)
+        pass.movers = engine.limits.repairMovers
+        for number in 0..<pass.movers { background { await $0.run(mover: number, pass) } }
+        while pass.movers > 0, !engine.isStopped { await pass.moverEnded.wait() }
+        return engine.isStopped ? nil : pass.outcome
+    }
+
+    private func run(mover number: Int, _ pass: Evacuation) async {
+        defer {
+            pass.movers -= 1
+            pass.moverEnded.fire()
+        }
+        while pass.outcome == .done, !pass.isThrough {
+            guard mayRepair else { return pass.outcome = nil }
+            if number > 0, pass.priority != .high, isBusy(pass) {
+                await nap(ns: 20_000_000)
+                continue
+            }
+            guard let grain = await nextGrain(pass) else { return }
+            if groups.freeGrains == 0 {
+                let outcome = await makeRoom()
+                guard outcome == .done else { return pass.outcome = outcome }
+            }
+            let begun = engine.nowNs
+            switch await move(grain, outOf: pass.victim, holdsRange: true, { self.mayRepair }) {
+            case .moved:
+                counters.movedGrains += 1
+                repairProgress.moved += 1
+                pass.uncommitted += 1
+            // Another mover took the last free grain.
+            case .stopped where groups.freeGrains == 0: pass.grains.append(grain)
+            // It is looked for again; or it cannot be read, stays, and its readers are told.
+            case .stale, .stopped, .failed: break
+            }
+            if pass.uncommitted >= engine.limits.compactBatch {
+                pass.uncommitted = 0
+                guard await commit() else { return pass.outcome = nil }
+            }
+            if isBusy(pass) { await yield(since: begun, pass.priority) }
+        }
+    }
+
+    private func nextGrain(_ pass: Evacuation) async -> UInt64? {
+        while true {
+            if let grain = pass.grains.popFirst() { return grain }
+            guard let start = pass.next else { return nil }
+            let found = map.grains(
+                inGroup: pass.victim, from: start, limit: engine.limits.compactScan)
+            (pass.grains, pass.next) = (found.grains[...], found.next)
+            // A large map is looked through in slices, between which others have their turn.
+            if pass.next != nil { await nap() }
+        }
+    }
+
+    /// Clients have sent something not long ago, to whichever space of this shard.
+    private func isBusy(_ pass: Evacuation) -> Bool {
+        let requests = engine.spaces.reduce(0) { $0 &+ ($1?.counters.requests ?? 0) }
+        if pass.requestsSeen != requests {
+            if pass.requestsSeen != nil { pass.busyUntilNs = engine.nowNs &+ 100_000_000 }
+            pass.requestsSeen = requests
+        }
+        return engine.nowNs < pass.busyUntilNs
+    }
+
+    /// Clients have the disks for a while that depends on how long the last grain took.
+    private func yield(since begun: UInt64, _ priority: RepairPriority) async {
+        let took = engine.nowNs &- begun
+        let pause: UInt64 =
+            switch priority {
+            case .low: took &* 8
+            case .normal: took &* 2
+            case .high: 0
+            }
+        if pause > 0 { await nap(ns: min(pause, 1_000_000_000)) }
+    }
+
+    /// Another group to move into.
+    private func makeRoom() async -> RepairOutcome {
+        await groupLock.acquire(engine)
+        defer { groupLock.release() }
+        if groups.freeGrains > 0 { return .done }
+        do throws(PoolError) {
+            try await addGroup()
+            return .done
+        } catch {
+            return error.isShortOfSpace ? .noRoom : .failed
+        }
+    }
+
+    // MARK: - one flush for several
+
+    /// Flushes devices, together with those that others wait for.
+    ///
+    /// - Returns: as `flush(_:)` does, for all of them.
+    func flushTogether(_ devices: DeviceSet) async -> Bool {
+        let round = nextFlush ?? FlushRound()
+        nextFlush = round
+        round.devices.formUnion(devices)
+        await flushLock.acquire(engine)
+        defer { flushLock.release() }
+        if let isGood = round.isGood { return isGood }
+        // Who comes from here on may have written since: the next round is theirs.
+        nextFlush = nil
+        let isGood = await flush(round.devices)
+        round.isGood = isGood
+        return isGood
+    }
+}
+
+/// One pass of the movers over the grains of a group.
+private final class Evacuation: @unchecked Sendable {
+    let victim: UInt32
+    let priority: RepairPriority
+    /// Found and not taken yet, and from where on to look for more; nil: there are none.
+    var grains: ArraySlice<UInt64> = []
+    var next: Int? = 0
+    var uncommitted = 0
+    var movers = 0
+    /// nil: there is no point in going on.
+    var outcome: Space.RepairOutcome? = .done
+    var requestsSeen: UInt64?
+    var busyUntilNs: UInt64 = 0
+    let moverEnded: Signal
+
+    init(_ engine: Engine, _ victim: UInt32, _ priority: RepairPriority) {
+        self.victim = victim
+        self.priority = priority
+        moverEnded = Signal(engine)
+    }
+
+    var isThrough: Bool { grains.isEmpty && next == nil }
+}
+
+/// Those who wait for the same flush.
+final class FlushRound: @unchecked Sendable {
+    var devices = DeviceSet()
+    /// nil: it is not over.
+    var isGood: Bool?
+}
