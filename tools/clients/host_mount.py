@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-from crash_loop import Daemon, Violation
+from checker import Daemon, Violation
 from mounts import Mount, MountError, must, wait_until
 
 EXPORT = "host/files"

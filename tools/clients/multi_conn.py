@@ -27,7 +27,8 @@ import time
 
 import nbd
 
-from crash_loop import SECTOR, ZEROES, Daemon, Violation, make_pool, stamp, version_of
+from checker import SECTOR, ZEROES, Daemon, Violation, stamp, version_of
+from crash_loop import make_pool
 
 WRITERS = 5
 READERS = 2

@@ -17,7 +17,7 @@ import time
 
 import nbd
 
-from crash_loop import Daemon, Violation
+from checker import Daemon, Violation
 from mounts import Mount, MountError, must, wait_until
 
 MIB = 1 << 20
