@@ -65,6 +65,7 @@ extension Mutant {
         case .returningLacksWrites: Self.unequal(.returningBusy)
         case .ignoreFailedWrite: Self.unequal(.writeError)
         case .ignoreFailedFlush: Self.unequal(.flushError)
+        case .departAgain: Killer(.returningTogether, "never")
         case .readReturning: Killer(.returningPlain, Self.stale)
         case .settleFromReturning: Killer(.returningPlain, Self.stale)
         case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)

@@ -4,8 +4,8 @@ import PoolFormat
 /// Disks on their way back.
 extension Workload {
     static let returns = [
-        returningWithoutCache, returningPlain, returningMirror3, returningTwice, alternating,
-        missedBudget, returningMoves,
+        returningWithoutCache, returningPlain, returningMirror3, returningTogether, returningTwice,
+        alternating, missedBudget, returningMoves,
     ]
 
     /// A disk comes back without its cache: what nobody had flushed before it left is gone there.
@@ -68,6 +68,31 @@ extension Workload {
         $0.diskCount = 3
         $0.limits.cleanAfterNs = 200_000
         $0.cutStride = 5
+    }
+
+    /// Two disks come back one right behind the other, to spaces on two shards: what makes the one
+    /// count changes the configuration while the other is on its way back.
+    static let returningTogether = Workload("returning-together") { stage in
+        stage.begin(Stage.shape(.mirror3), Stage.shape(.mirror3))
+        for space in 0..<2 {
+            stage.write(0..<64, space: space)
+            stage.sync(space: space)
+        }
+    } body: { stage in
+        for round in 0..<6 {
+            for disk in 0..<2 { stage.site.pull(disk) }
+            for space in 0..<2 { stage.write(round * 8..<round * 8 + 8, space: space, fua: true) }
+            stage.finish()
+            guard stage.site.plugIn(0) else { return }
+            stage.steps(round * 5)
+            guard stage.site.plugIn(1), stage.site.waitUntilWhole() else { return }
+        }
+        for space in 0..<2 { stage.write(16..<48, space: space, fua: true) }
+        stage.finish()
+    }.with {
+        $0.diskCount = 3
+        $0.shardCount = 2
+        $0.cutStride = 17
     }
 
     /// A disk fails again while it is made equal, and comes back once more, its cache lost each time.

@@ -12,6 +12,8 @@ public struct Workload: Sendable {
     /// Three slabs: one for metadata, two for data.
     var diskBytes: UInt64 = 1 << 30
     var limits = Workload.smallLimits
+    /// Engines in the process; its successors have one.
+    var shardCount = 1
     /// Its preparation cuts the power or kills the process.
     var crashesByItself = false
     /// It opens the pool without one of its disks: what is missed then shows as after a crash.
@@ -71,6 +73,7 @@ public struct Workload: Sendable {
                 supportsDiscard: true, seed: seed &* 31 &+ UInt64(index))
         }
         let machine = Machine(disks: disks, limits: limits, seed: seed, verbose: verbose)
+        machine.shardCount = shardCount
         machine.boot()
         let site = Site(machine)
         site.clients.mayRunOutOfRoom = mayRunOutOfRoom

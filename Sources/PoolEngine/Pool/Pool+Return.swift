@@ -120,16 +120,11 @@ extension Pool {
             try await confirmClaims(disk)
             disk.failure = nil
             engine.failedDevices.remove(disk.device)
-            guard try await writeFences([disk]), try await commitReturned(disk),
-                try await giveConfiguration(to: [disk])
-            else {
+            guard try await writeFences([disk]), try await commitReturned(disk) else {
                 throw .writeFailed(disk: disk.name, during: disk.failure ?? "")
             }
-            try await changeConfiguration { next in
-                for index in next.disks.indices where next.disks[index].number == disk.number {
-                    next.disks[index].state = .online
-                }
-                if !next.voters.contains(disk.number) { next.voters.append(disk.number) }
+            try await holding(configurationLock) { () async throws(PoolError) in
+                try await bringOnline(disk)
             }
         } catch {
             // Spaces that were told of a failure wait until it is durable.
@@ -146,7 +141,22 @@ extension Pool {
         roomMayHaveReturned()
     }
 
-    /// Writes the configuration in effect, as it is, to disks that may lack it, flushed.
+    /// Under the configuration lock: what says that it is online names as older what it has been given,
+    /// and no other change comes in between.
+    private func bringOnline(_ disk: Disk) async throws(PoolError) {
+        guard try await giveConfiguration(to: [disk]) else {
+            throw .writeFailed(disk: disk.name, during: disk.failure ?? "")
+        }
+        var next = configuration
+        for index in next.disks.indices where next.disks[index].number == disk.number {
+            next.disks[index].state = .online
+        }
+        if !next.voters.contains(disk.number) { next.voters.append(disk.number) }
+        try await putIntoEffect(next)
+    }
+
+    /// Writes the configuration in effect, as it is, to disks that may lack it, flushed. Nothing may
+    /// change it meanwhile.
     ///
     /// - Returns: whether all took it; those that did not are marked as failed.
     func giveConfiguration(to disks: [Disk]) async throws(PoolError) -> Bool {

@@ -29,6 +29,14 @@ extension Space {
             becomeReadOnly(reason)
             return true
         }
+        // It is given nothing, and that is durable: a configuration that was changed while the disk was
+        // on its way back may say it again.
+        if let index = departed.index(of: number), departed[index].phase == .away,
+            !Mutant.isActive(.departAgain)
+        {
+            comingBack.remove(number)
+            return hasMetadata
+        }
         departing.insert(number)
         departuresNoted += 1
         let index =
@@ -54,6 +62,7 @@ extension Space {
             if let index = departed.index(of: number) { doubtful = departed[index].missed }
             departed.remove(number)
         }
+        if comingBack.remove(number) != nil { beginReturn(number) }
         guard departing.isEmpty else { return }
         departureSettled.fire()
         wake(&departureWaiters)

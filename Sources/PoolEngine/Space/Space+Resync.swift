@@ -27,9 +27,12 @@ extension Space {
         journal.find(number, on: device)
         pieces.find(number, on: device)
         rootCopies = rootCopies.found(number, on: device)
-        guard let index = departed.index(of: number), departed[index].phase == .away,
-            !departing.contains(number)
-        else { return }
+        // What is told by different shards may come in any order.
+        if departing.contains(number) { comingBack.insert(number) } else { beginReturn(number) }
+    }
+
+    func beginReturn(_ number: DiskNumber) {
+        guard let index = departed.index(of: number), departed[index].phase == .away else { return }
         departed[index].phase = .returning
         departed[index].returns += 1
         departed[index].copied.removeAll()

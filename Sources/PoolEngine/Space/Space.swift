@@ -62,6 +62,8 @@ public final class Space: @unchecked Sendable {
     var departed: DepartedDisks
     /// Those of them whose departure is not durable yet.
     var departing: Set<DiskNumber> = []
+    /// Those of these that are here again already.
+    var comingBack: Set<DiskNumber> = []
     /// Grows with each.
     var departuresNoted: UInt64 = 0
     /// Regions that some disk lacks something of, as the journal or pages say, or are about to.
