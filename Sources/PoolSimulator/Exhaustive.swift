@@ -86,7 +86,8 @@ public final class Exhaustive {
     }
 
     private func isWanted(_ boundary: Int) -> Bool {
-        options.onlyBoundary.map { $0 == boundary } ?? (boundary % (options.stride ?? workload.cutStride) == 0)
+        if let only = options.onlyBoundary { return boundary == only }
+        return boundary % (options.stride ?? workload.cutStride) == 0
     }
 
     /// nil: the process alone is killed.

@@ -28,6 +28,7 @@ extension Mutant {
         case .reuseEarly: Killer(.refill, Self.mismatch, Self.foreign)
         case .discardEarly: Killer(.refill, Self.mismatch, Self.garbage)
         case .moveBeforeData: Killer(.compaction, Self.mismatch, Self.garbage)
+        case .joinLateFlush: Killer(.retire, Self.mismatch, Self.garbage)
         case .replayKeepsValues: Killer(.trim, Self.mismatch, Self.garbage)
 
         // What was durable is gone.

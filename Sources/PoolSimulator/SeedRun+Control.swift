@@ -130,7 +130,8 @@ extension SeedRun {
             // One column: a large space is more than one slab group then.
             columns: grains == 300 ? 1 : UInt16(random.below(widest + 1)),
             interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
-            checksums: isSilent || isBeyond || random.chance(70), whenFull: random.chance(50) ? .enospc : .wait,
+            checksums: isSilent || isBeyond || random.chance(70),
+            whenFull: random.chance(50) ? .enospc : .wait,
             isFixed: grains < 300 && random.chance(15))
     }
 }

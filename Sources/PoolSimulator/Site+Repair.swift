@@ -40,7 +40,8 @@ extension Site {
         let result = control("repair") { pool async throws(PoolError) in _ = try await pool.repair() }
         guard case .done = result else { return }
         var patience = 400_000
-        while machine.violation == nil, patience > 0, let job = pool?.jobs.last(where: { $0.kind == .repair }),
+        while machine.violation == nil, patience > 0,
+            let job = pool?.jobs.last(where: { $0.kind == .repair }),
             !job.state.isOver, job.state != .blocked
         {
             patience -= 1

@@ -30,7 +30,8 @@ struct Traffic {
         weights = Weights(
             read: random.within(10...40), write: random.within(30...60),
             flush: random.within(1...8), trim: random.within(0...12),
-            zeroes: random.within(0...10), status: random.within(0...10), fuaPercent: random.pick([0, 5, 10, 50]),
+            zeroes: random.within(0...10), status: random.within(0...10),
+            fuaPercent: random.pick([0, 5, 10, 50]),
             hotPercent: random.pick([50, 80, 95]))
     }
 

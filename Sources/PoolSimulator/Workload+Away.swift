@@ -4,8 +4,8 @@ import PoolFormat
 /// What goes on while a disk is away, and what it finds when it comes back.
 extension Workload {
     static let away = [
-        cleanedAway, checkpointAway, checkpointLeft, compactionAway, releaseAway, fullAway, resizeAway, destroyAway,
-        newSpaceAway, holesMirror3, openedWithout,
+        cleanedAway, checkpointAway, checkpointLeft, compactionAway, releaseAway, fullAway,
+        resizeAway, destroyAway, newSpaceAway, holesMirror3, openedWithout,
     ]
 
     /// Regions are marked and cleaned while a disk is away: what it lacks outlives their marks.

@@ -27,7 +27,8 @@ extension Reports {
             let isBegunAgain = jobs[(index + 1)...].contains {
                 $0.kind == job.kind && $0.subject == job.subject
             }
-            return [remark(job.reason, isBegunAgain ? "" : job.action), mended(job)].filter { !$0.isEmpty }.flatMap {
+            let lines = [remark(job.reason, isBegunAgain ? "" : job.action), mended(job)]
+            return lines.filter { !$0.isEmpty }.flatMap {
                 Terminal.wrapped($0, first: "\(job.kind.rawValue): ")
             }
         }

@@ -32,6 +32,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case groupFreedEarly
     /// A space is cut off while its journal still speaks of what lay behind.
     case shrinkKeepsRecords
+    /// A flush that somebody had is taken for one of what was written since.
+    case joinLateFlush
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
     case moveForgetsValues
     /// What a killed process had acknowledged is not committed.
@@ -127,8 +129,8 @@ public enum Mutant: String, CaseIterable, Sendable {
         switch self {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
-            .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .moveForgetsValues,
-            .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
+            .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .joinLateFlush,
+            .moveForgetsValues, .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
             .believeUnflushed, .leaveUnequal, .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway,
             .caughtUpUnflushed, .forgetLateMissed, .forgetMissedLeftBehind,
             .pieceFreedEarly, .pieceUnflushed,

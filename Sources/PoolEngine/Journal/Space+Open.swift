@@ -135,7 +135,8 @@ extension Space {
 
         let space = Space(
             pool: pool, engine: engine, places: places, settings: settings, record: record,
-            root: root, departed: departed, epoch: epoch, journal: Journal(resuming: chain, pieces: journalPieces),
+            root: root, departed: departed, epoch: epoch,
+            journal: Journal(resuming: chain, pieces: journalPieces),
             pieces: PieceDirectory(
                 rootDirectory: try resolve.bases(root.directory),
                 fixedPieces: 1 + root.journal.count))

@@ -298,7 +298,7 @@ extension Space {
             return .stopped
         }
         // Durable before anything says so: the log of a killed process is believed in this.
-        if !Mutant.isActive(.moveBeforeData) { guard await flushTogether(devices) else { return .stopped } }
+        if !Mutant.isActive(.moveBeforeData), await !flushTogether(devices) { return .stopped }
         return isMoveStale && !holdsRange ? .stale : .moved
     }
 

@@ -136,7 +136,7 @@ extension Space {
         defer { flushLock.release() }
         if let isGood = round.isGood { return isGood }
         // Who comes from here on may have written since: the next round is theirs.
-        nextFlush = nil
+        nextFlush = Mutant.isActive(.joinLateFlush) ? round : nil
         let isGood = await flush(round.devices)
         round.isGood = isGood
         return isGood
