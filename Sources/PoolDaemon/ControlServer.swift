@@ -49,6 +49,7 @@ final class ControlServer: Sendable {
         do {
             listener = try ServerBootstrap(group: group)
                 .serverChannelOption(.backlog, value: 64)
+                .childChannelOption(.allowRemoteHalfClosure, value: true)
                 .childChannelInitializer { channel in
                     guard connections.enter() else {
                         return channel.eventLoop.makeFailedFuture(ChannelError.eof)
@@ -179,6 +180,12 @@ private final class RequestHandler: ChannelInboundHandler {
                             .unavailable, "the daemon is stopping", hint: "start it again")))
             }
         }
+    }
+
+    /// Nothing more is asked; what was, is answered.
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if event as? ChannelEvent == .inputClosed, !isAnswering { context.close(promise: nil) }
+        context.fireUserInboundEventTriggered(event)
     }
 
     private static func answer(

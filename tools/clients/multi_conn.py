@@ -238,14 +238,13 @@ def main():
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"multi-conn: {options.resiliency}, seed {seed}", flush=True)
     dice = random.Random(seed)
-    # The pool of the crash loop has one space of each kind.
-    export = {"simple": "crash/plain", "mirror2": "crash/mirror"}[options.resiliency]
+    export = "crash/space"
     daemon = Daemon(options.bin, options.scratch)
     totals = [0, 0, 0]
     try:
         daemon.start()
         daemon.wait_until_ready()
-        make_pool(daemon, options.scratch)
+        make_pool(daemon, options.scratch, {export: options.resiliency})
         state = ({}, [0] * WRITERS)
         for _ in range(options.rounds):
             state, done = run_round(
