@@ -93,6 +93,7 @@ extension Mutant {
         case .rootUnflushed: Killer(.retire, Self.notGranted)
 
         case .statusForgetsData: Killer(.overlap, "block status says zeros")
+        case .keepOlderPool: Killer(.poolAgain, "claimRefused")
         case .groupLeaks: Killer(.release, "failed: noSpace")
         }
     }

@@ -5,7 +5,7 @@ import PoolFormat
 extension Workload {
     static let pools = [
         configuration, exports, addDisk, destroySpace, release, grow, shrink, shrinkFar, busyShrink,
-        fixed,
+        fixed, poolAgain,
     ]
 
     /// Pool creation, space creation and destruction, a disk added, export and reopening.
@@ -47,6 +47,32 @@ extension Workload {
             stage.finish()
         }
     }
+
+    /// A pool on disks that had another, whose spaces were called and numbered alike: nothing of what
+    /// that left is taken for the new one's.
+    static let poolAgain = Workload("pool-again") { stage in
+        stage.begin(Stage.shape(.mirror2, grains: 40), Stage.shape(.mirror2))
+        for grain in [0, 9, 20, 39] { stage.write(grain * 2048..<grain * 2048 + 96) }
+        stage.write(0..<64, space: 1)
+        stage.sync()
+        // Later epochs and numbers than the new ones begin with.
+        for _ in 0..<3 {
+            guard stage.site.close(export: false), stage.site.recover() else { return }
+            commits(stage, 6)
+        }
+        guard stage.site.destroyPool() else { return }
+        stage.site.clients.removeAll()
+        stage.machine.witness.removeAll()
+        stage.machine.boot()
+    } body: { stage in
+        stage.begin(Stage.shape(.mirror2), Stage.shape(.mirror2, grains: 40))
+        stage.read(0..<128)
+        stage.write(2048..<2112)
+        stage.write(8..<40, space: 1, fua: true)
+        stage.finish()
+        stage.read(stage.grain(1), space: 1)
+        stage.sync()
+    }.with { $0.cutStride = 2 }
 
     /// A disk joins while clients write; the next slab group may use it.
     static let addDisk = Workload("add-disk") { stage in

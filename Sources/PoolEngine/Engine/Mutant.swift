@@ -120,6 +120,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case resyncUnverified
     /// Block status says of written blocks that they are a hole.
     case statusForgetsData
+    /// A new space's metadata keeps what an older pool has left in its places.
+    case keepOlderPool
     /// A slab group without grains is forgotten, and its slabs with it.
     case groupLeaks
 
@@ -138,7 +140,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetMissedPages, .forgetPagesUnderWay:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
-            .groupLeaks, .departAgain, .departWithoutUnflushed, .readReturning,
+            .groupLeaks, .keepOlderPool, .departAgain, .departWithoutUnflushed, .readReturning,
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime,
             .countStaleVoters, .acceptOtherHistory, .scrubFromWrong, .scrubUnheld,
             .scrubSkipsUnreadable, .retireForgetsGroup, .forgetHoles, .returningLacksWrites,

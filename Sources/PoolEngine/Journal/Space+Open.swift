@@ -36,6 +36,7 @@ extension Space {
         func bases(_ entry: DirectoryEntry) -> [SlabGroups.Base] {
             pool.places.bases(of: entry.copies)
         }
+        try await wipe(pool, (root + journal).flatMap(bases))
         try await writeEmptyPages(
             pool, engine, kind: .directory, piece: 0, lineage: lineage, epoch: 0,
             bases: bases(directoryPiece))
@@ -45,6 +46,20 @@ extension Space {
             directory: [directoryPiece.copies])
         try await writeRoot(pool, content, bases: bases(rootPiece))
         return rootPiece.copies
+    }
+
+    /// Of the root and the journal little is written at first; what an older pool with the same numbers
+    /// has left in the rest would be taken for newer.
+    private static func wipe(
+        _ pool: Pool, _ bases: [SlabGroups.Base]
+    ) async throws(PoolError) {
+        if Mutant.isActive(.keepOlderPool) { return }
+        let engine = pool.engine
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        unsafe engine.arena.bytes(buffer, Units.pieceBytes)
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        try await writeFlushed(pool, bytes: Units.pieceBytes, from: buffer, to: bases, at: 0)
     }
 
     /// So that a journal without a batch is always a damaged one.
