@@ -47,12 +47,12 @@ import Testing
         let workload = try #require(Workload.named(name))
         var options = Exhaustive.Options()
         options.schedules = 1
-        options.stride = 29
+        options.stride = 13
         options.randomFates = 1
         options.recoveryStride = 200
         let report = Exhaustive(workload, options: options).run()
         #expect(report.violation == nil)
-        #expect(report.deviceOperations >= 30)
+        #expect(report.deviceOperations >= 20)
         #expect(report.states > 1)
     }
 

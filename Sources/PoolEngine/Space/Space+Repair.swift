@@ -268,22 +268,25 @@ extension Space {
                 next.directory[index] = kept + more
                 added += more
             }
-            guard next.journal != root.journal || next.directory != root.directory,
-                (next.journal + next.directory).allSatisfy({ !$0.isEmpty })
-            else { return }
-            try await switchRoot(to: next)
         } catch {
             await giveBack(added)
             throw error
         }
+        guard next.journal != root.journal || next.directory != root.directory,
+            (next.journal + next.directory).allSatisfy({ !$0.isEmpty })
+        else { return }
+        try await switchRoot(to: next, added)
     }
 
-    private func switchRoot(to next: SpaceRoot) async throws(PoolError) {
+    private func switchRoot(
+        to next: SpaceRoot, _ added: [PieceAddress]
+    ) async throws(PoolError) {
         let before = root
         await commitLock.acquire(engine)
         await checkpointLock.acquire(engine)
-        var isSwitched = false
+        var (isTried, isSwitched) = (false, false)
         if mayRepair, await copyFixed(from: before, to: next) {
+            isTried = true
             isSwitched = await writeRoot(next)
         }
         if isSwitched {
@@ -293,7 +296,12 @@ extension Space {
         }
         checkpointLock.release()
         commitLock.release()
-        guard isSwitched else { throw failure }
+        guard isSwitched else {
+            // A root whose write has failed may be durable all the same: what it names stays granted,
+            // and the next opening frees it if that is not so.
+            if !isTried { await giveBack(added) }
+            throw failure
+        }
         let claimed = Set(next.journal.joined()).union(next.directory.joined())
         await giveBack((before.journal + before.directory).joined().filter { !claimed.contains($0) })
     }
