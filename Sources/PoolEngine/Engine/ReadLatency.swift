@@ -71,6 +71,6 @@ struct ReadLatency: Sendable {
         late[index].untilNs = nowNs &+ late[index].lastedNs
     }
 
-    /// It was opened anew.
+    /// It was opened anew, or has answered where another did not.
     mutating func forget(_ device: DeviceIndex) { late.removeAll { $0.device == device } }
 }

@@ -140,6 +140,8 @@ extension Space {
             unsafe arena.bytes(buffer, target - buffer).copyMemory(
                 from: UnsafeRawBufferPointer(arena.bytes(start, target - buffer)))
         }
+        // Where every copy was late once, the one that has just answered is to be read.
+        forEachDevice(entry, copy: copy, blocks: record.blocks) { engine.readLatency.forget($0) }
         // How long its own copy takes is not known: what it waited would only make the next wait more.
         (table[request].sentNs, table[request].hedge) = (0, 0)
         engine.locks.leave(request, runnable: &engine.runnable)
