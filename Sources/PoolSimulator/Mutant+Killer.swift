@@ -66,7 +66,6 @@ extension Mutant {
         case .returningLacksWrites: Self.unequal(.returningBusy)
         case .ignoreFailedWrite: Self.unequal(.writeError)
         case .ignoreFailedFlush: Self.unequal(.flushError)
-        case .departAgain: Killer(.returningTogether, "never")
         case .readReturning: Killer(.returningPlain, Self.stale)
         case .settleFromReturning: Killer(.returningPlain, Self.stale)
         case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
@@ -90,7 +89,7 @@ extension Mutant {
         case .retireForgetsGroup: Killer(.retire, "slab group 0 cannot be")
         case .pieceFreedEarly: Killer(.retire, Self.notGranted)
         case .pieceUnflushed: Killer(.retire, "its metadata cannot be read", Self.mismatch)
-        case .rootUnflushed: Killer(.retire, Self.notGranted)
+        case .rootUnflushed: Killer(.retire, Self.notGranted, "a piece that does not exist")
 
         case .statusForgetsData: Killer(.overlap, "block status says zeros")
         case .keepOlderPool: Killer(.poolAgain, "claimRefused")

@@ -54,8 +54,6 @@ public enum Mutant: String, CaseIterable, Sendable {
     case forgetDirtyWhenAway
     /// The configuration does not say that a disk has left a space.
     case forgetDeparture
-    /// A disk that is away leaves once more, which nothing makes durable.
-    case departAgain
     /// A disk that has come back counts before it is made equal.
     case skipMissed
     /// What a disk that has come back was given is not flushed before it counts.
@@ -140,7 +138,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetMissedPages, .forgetPagesUnderWay:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
-            .groupLeaks, .keepOlderPool, .departAgain, .departWithoutUnflushed, .readReturning,
+            .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime,
             .countStaleVoters, .acceptOtherHistory, .scrubFromWrong, .scrubUnheld,
             .scrubSkipsUnreadable, .retireForgetsGroup, .forgetHoles, .returningLacksWrites,

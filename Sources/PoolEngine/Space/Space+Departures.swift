@@ -31,9 +31,7 @@ extension Space {
         }
         // It is given nothing, and that is durable: a configuration that was changed while the disk was
         // on its way back may say it again.
-        if let index = departed.index(of: number), departed[index].phase == .away,
-            !Mutant.isActive(.departAgain)
-        {
+        if let index = departed.index(of: number), departed[index].phase == .away {
             comingBack.remove(number)
             return hasMetadata
         }
