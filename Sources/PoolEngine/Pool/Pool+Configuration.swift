@@ -60,8 +60,6 @@ extension Pool {
     /// Under the configuration lock.
     func putIntoEffect(_ wanted: Configuration) async throws(PoolError) {
         if hasLostQuorum { throw .noQuorum(pool: name) }
-        let buffer = await engine.scratch.takeConfiguration()
-        defer { engine.scratch.giveConfiguration(buffer) }
         let oldVoters = configuration.voters
         var next = wanted
         while true {
@@ -73,7 +71,7 @@ extension Pool {
             next.version = ConfigurationVersion(
                 poolEpoch: highestVersion.poolEpoch, sequence: highestVersion.sequence + 1)
             next.sequenceBefore = commonSequence
-            let written = try await writeConfiguration(next, buffer)
+            let written = try await writeConfiguration(next)
             guard let written else { continue }
             let isRecorded = await engine.recordAtWitness(uuid, next.version)
             if engine.isStopped { throw .stopped }
@@ -95,21 +93,43 @@ extension Pool {
     /// Writes and flushes a version on every disk that serves.
     ///
     /// - Returns: the disks that have it, or nil when one failed: then the version is out of date.
-    func writeConfiguration(
-        _ next: Configuration, _ buffer: Int
-    ) async throws(PoolError) -> [Disk]? {
+    func writeConfiguration(_ next: Configuration) async throws(PoolError) -> [Disk]? {
+        let targets = servingDisks
+        highestVersion = next.version
+        try await write(next, to: targets)
+        // A disk may also have failed elsewhere meanwhile.
+        return targets.allSatisfy(\.serves) ? targets : nil
+    }
+
+    /// Writes the configuration in effect, as it is, to disks that may lack it, flushed. Nothing may
+    /// change it meanwhile.
+    ///
+    /// - Returns: whether all took it; those that did not are marked as failed.
+    func giveConfiguration(to disks: [Disk]) async throws(PoolError) -> Bool {
+        try await write(configuration, to: disks)
+        for disk in disks where disk.serves { disk.configurationSlot = 1 - disk.configurationSlot }
+        return disks.allSatisfy(\.serves)
+    }
+
+    /// Into the other slot, flushed. Disks that fail are marked.
+    ///
+    /// The buffer is one of its own: those who hold the others may wait for this very configuration.
+    private func write(_ version: Configuration, to disks: [Disk]) async throws(PoolError) {
+        if disks.isEmpty { return }
+        let what = "while the configuration was written"
+        let buffer = await engine.scratch.takeConfiguration()
+        defer { engine.scratch.giveConfiguration(buffer) }
         var lengthBytes = 0
         do throws(FormatError) {
-            lengthBytes = try unsafe next.encode(
+            lengthBytes = try unsafe version.encode(
                 into: engine.arena.bytes(buffer, Configuration.slotBytes))
         } catch {
             throw .configurationRefused(error)
         }
-        let what = "while the configuration was written"
-        let targets = servingDisks
-        highestVersion = next.version
+        // One may have failed while the buffer was waited for.
+        let disks = disks.filter(\.serves)
         let io = IOBatch(engine)
-        for disk in targets {
+        for disk in disks {
             io.write(
                 disk.device,
                 at: DiskLayout.configurationOffset(slot: 1 - disk.configurationSlot),
@@ -117,15 +137,12 @@ extension Pool {
         }
         if await !io.run() {
             if engine.isStopped { throw .stopped }
-            for (disk, status) in zip(targets, io.statuses) where status != .ok {
+            for (disk, status) in zip(disks, io.statuses) where status != .ok {
                 markFailed(disk, during: what)
             }
         }
-        if !Mutant.isActive(.configurationUnflushed) {
-            _ = try await flush(targets, during: what)
-        }
-        // A disk may also have failed elsewhere meanwhile.
-        return targets.allSatisfy(\.serves) ? targets : nil
+        if Mutant.isActive(.configurationUnflushed) { return }
+        _ = try await flush(disks.filter(\.serves), during: what)
     }
 
     /// - Returns: the disks whose failure `next` says now and no version in effect did.

@@ -39,9 +39,7 @@ extension Pool {
         pool.append(disks, members, to: &first)
         first.nextGeneration = Self.generationReserve
         first.version.sequence = 1
-        let buffer = await engine.scratch.take(bytes: Configuration.slotBytes)
-        defer { engine.scratch.give(buffer) }
-        guard try await pool.writeConfiguration(first, buffer) != nil else {
+        guard try await pool.writeConfiguration(first) != nil else {
             throw pool.writeFailure(disks)
         }
         for disk in disks { disk.configurationSlot = 1 - disk.configurationSlot }

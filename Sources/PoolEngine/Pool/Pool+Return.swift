@@ -155,42 +155,6 @@ extension Pool {
         try await putIntoEffect(next)
     }
 
-    /// Writes the configuration in effect, as it is, to disks that may lack it, flushed. Nothing may
-    /// change it meanwhile.
-    ///
-    /// - Returns: whether all took it; those that did not are marked as failed.
-    func giveConfiguration(to disks: [Disk]) async throws(PoolError) -> Bool {
-        guard !disks.isEmpty else { return true }
-        let what = "while the configuration was written"
-        let buffer = await engine.scratch.take(bytes: Configuration.slotBytes)
-        defer { engine.scratch.give(buffer) }
-        var lengthBytes = 0
-        do throws(FormatError) {
-            lengthBytes = try unsafe configuration.encode(
-                into: engine.arena.bytes(buffer, Configuration.slotBytes))
-        } catch {
-            throw .configurationRefused(error)
-        }
-        let io = IOBatch(engine)
-        for disk in disks {
-            io.write(
-                disk.device,
-                at: DiskLayout.configurationOffset(slot: 1 - disk.configurationSlot),
-                bytes: lengthBytes, from: buffer)
-        }
-        if await !io.run() {
-            if engine.isStopped { throw .stopped }
-            for (disk, status) in zip(disks, io.statuses) where status != .ok {
-                markFailed(disk, during: what)
-            }
-        }
-        _ = try await flush(disks.filter(\.serves), during: what)
-        for disk in disks where disk.serves {
-            disk.configurationSlot = 1 - disk.configurationSlot
-        }
-        return disks.allSatisfy(\.serves)
-    }
-
     /// What was freed is durable there before anything is granted on it.
     private func commitReturned(_ disk: Disk) async throws(PoolError) -> Bool {
         try await holding(tableLock) { () async throws(PoolError) in
@@ -212,9 +176,14 @@ extension Pool {
         let number = disk.number
         var slabs: [SlabAddress: SlabEntry] = [:]
         var pieces: Set<PieceAddress> = []
+        var confirmed: Set<Lineage> = []
         for space in spaces {
             let lineage = space.lineage
-            let claims = try await on(space) { space in space.claims(on: number) }
+            let (claims, isDurable) = try await on(space) { space in
+                // In this order: what is claimed no more must not be claimed after a crash either.
+                (space.claims(on: number), await space.commit())
+            }
+            if isDurable { confirmed.insert(lineage) }
             for (address, entry) in claims.slabs {
                 guard disk.slabs.entries.indices.contains(Int(address.slab)),
                     disk.slabs[Int(address.slab)] == entry
@@ -228,9 +197,9 @@ extension Pool {
                 pieces.insert(piece)
             }
         }
-        // Of a space that is not open nobody knows what it claims.
+        // Of a space that is not open, or commits no more, nobody knows what it claims.
         if Mutant.isActive(.returnKeepsSlabs) { return }
-        let closed = Set(configuration.spaces.map(\.lineage)).subtracting(spaces.map(\.lineage))
+        let closed = Set(configuration.spaces.map(\.lineage)).subtracting(confirmed)
             .union([.metadata])
         try await holding(tableLock) { () async throws(PoolError) in
             free(on: [disk]) { entry, address in
