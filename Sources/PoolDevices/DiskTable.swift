@@ -19,7 +19,8 @@ public final class DiskTable: Sendable {
 
     private let state = Mutex(State())
     private let users: Int
-    public static let capacity = 4096
+    /// The engine keeps sets of devices in 256 bits.
+    public static let capacity = 256
 
     /// - Parameter users: how many shards use each disk.
     public init(users: Int = 1) {

@@ -17,7 +17,8 @@
 ///
 /// Write order: the pieces it names are granted, blank and flushed; then the slot that is not
 /// current on every current copy; then a flush; then use. A crash leaves the older root, whose
-/// pieces are still granted: they are freed only after the newer one is flushed.
+/// pieces are still granted: they are freed only after the newer one is flushed. One that a crash left
+/// on some copies only is given to the others by the next opening, before anything else.
 public struct SpaceRoot: Hashable, Sendable {
     public var lineage: Lineage
     public var epoch: UInt64

@@ -29,6 +29,9 @@ extension Mutant {
         case .discardEarly: Killer(.refill, Self.mismatch, Self.garbage)
         case .moveBeforeData: Killer(.compaction, Self.mismatch, Self.garbage)
         case .joinLateFlush: Killer(.retire, Self.mismatch, Self.garbage)
+        case .keepOlderRoot: Killer(.retire, "a piece that does not exist")
+        case .letGoUndurably: Killer(.retire, "a piece that does not exist")
+        case .settleUnread: Killer(.simpleAway, Self.mismatch)
         case .replayKeepsValues: Killer(.trim, Self.mismatch, Self.garbage)
 
         // What was durable is gone.

@@ -6,6 +6,7 @@ extension Workload {
     static let away = [
         cleanedAway, checkpointAway, checkpointLeft, compactionAway, releaseAway, fullAway,
         resizeAway, destroyAway, newSpaceAway, holesMirror3, openedWithout,
+        simpleAway,
     ]
 
     /// Regions are marked and cleaned while a disk is away: what it lacks outlives their marks.
@@ -269,4 +270,37 @@ extension Workload {
         $0.opensDegraded = true
         $0.cutStride = 4
     }
+
+    /// A simple space is opened without one of its disks in the middle of writes: what lies there is
+    /// as it was once the disk is back.
+    static let simpleAway = Workload("simple-away") { stage in
+        stage.begin(Stage.shape(.simple, columns: 2))
+        stage.write(0..<512)
+        stage.write(stage.grain(1))
+        stage.sync()
+        // Over what is durable: their regions are dirty when the power goes.
+        stage.write(0..<64)
+        stage.write(2048 + 100..<2048 + 300)
+        stage.sync()
+        stage.site.cutPower(.keepAll)
+        stage.site.pull(1)
+        stage.site.acceptsErrors = true
+        guard stage.site.recover() else { return }
+        stage.read(0..<64)
+        stage.finish()
+        stage.steps(60)
+        stage.site.cutPower(.keepAll)
+        stage.machine.takeBack(.unreachable, disk: 1)
+        stage.site.acceptsErrors = false
+    } body: { stage in
+        guard stage.site.recover() else { return }
+        stage.read(0..<512)
+        stage.read(stage.grain(1))
+        stage.write(16..<48)
+        stage.write(2048 + 64..<2048 + 200, fua: true)
+        stage.finish()
+        stage.read(0..<512)
+        stage.write(40..<64)
+        stage.sync()
+    }.with { $0.crashesByItself = true }
 }

@@ -34,6 +34,13 @@ final class IOBatch: @unchecked Sendable {
 
     var isEmpty: Bool { pending.isEmpty }
 
+    /// Devices of the last run.
+    var usedDevices: DeviceSet {
+        var set = DeviceSet()
+        for device in devices { set.insert(device) }
+        return set
+    }
+
     /// Devices of the last run of which an operation ended with a status.
     func devices(with status: DeviceStatus) -> DeviceSet {
         var set = DeviceSet()

@@ -32,6 +32,10 @@ public enum Mutant: String, CaseIterable, Sendable {
     case groupFreedEarly
     /// A space is cut off while its journal still speaks of what lay behind.
     case shrinkKeepsRecords
+    /// A disk leaves though a crash would bring back what it held.
+    case letGoUndurably
+    /// What could not be read of a simple space is settled all the same.
+    case settleUnread
     /// A flush that somebody had is taken for one of what was written since.
     case joinLateFlush
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
@@ -120,6 +124,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case statusForgetsData
     /// A new space's metadata keeps what an older pool has left in its places.
     case keepOlderPool
+    /// A copy of the root that a crash left behind stays as it is.
+    case keepOlderRoot
     /// A slab group without grains is forgotten, and its slabs with it.
     case groupLeaks
 
@@ -130,12 +136,13 @@ public enum Mutant: String, CaseIterable, Sendable {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .joinLateFlush,
-            .moveForgetsValues, .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
-            .believeUnflushed, .leaveUnequal, .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway,
-            .caughtUpUnflushed, .forgetLateMissed, .forgetMissedLeftBehind,
-            .pieceFreedEarly, .pieceUnflushed,
-            .rootUnflushed, .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata,
-            .forgetMissedPages, .forgetPagesUnderWay:
+            .letGoUndurably, .settleUnread, .keepOlderRoot, .moveForgetsValues,
+            .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
+            .believeUnflushed, .leaveUnequal, .forgetIntents, .leaveCopiesBehind,
+            .forgetDirtyWhenAway, .caughtUpUnflushed, .forgetLateMissed,
+            .forgetMissedLeftBehind, .pieceFreedEarly, .pieceUnflushed, .rootUnflushed,
+            .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata, .forgetMissedPages,
+            .forgetPagesUnderWay:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,

@@ -17,6 +17,8 @@ struct ReadLatency: Sendable {
     /// Hundredths of hedges that may be made.
     private var credit = ReadLatency.startCredit
     private var late: [Late] = []
+    /// From then on none of them is avoided.
+    private var lateUntilNs: UInt64 = 0
 
     private static let longestNs: UInt64 = 3_600_000_000_000
     private static let startCredit = 1_600
@@ -41,17 +43,15 @@ struct ReadLatency: Sendable {
         meanNs == 0 ? limits.hedgeAfterNs * 10 : max(limits.hedgeAfterNs, meanNs + 8 * deviationNs)
     }
 
-    mutating func takeCredit() -> Bool {
-        guard credit >= 100 else { return false }
-        credit -= 100
-        return true
-    }
+    var hasCredit: Bool { credit >= 100 }
+
+    mutating func takeCredit() { credit -= 100 }
 
     // MARK: - devices
 
     /// No device is to be avoided: the usual case, asked on every read.
     @inline(__always)
-    var isNoneLate: Bool { late.isEmpty }
+    func isNoneLate(nowNs: UInt64) -> Bool { nowNs >= lateUntilNs }
 
     func isLate(_ device: DeviceIndex, nowNs: UInt64) -> Bool {
         late.contains { $0.device == device && nowNs < $0.untilNs }
@@ -63,14 +63,20 @@ struct ReadLatency: Sendable {
         guard let index = late.firstIndex(where: { $0.device == device }) else {
             late.append(
                 Late(device: device, untilNs: nowNs &+ limits.lateNs, lastedNs: limits.lateNs))
+            lateUntilNs = max(lateUntilNs, nowNs &+ limits.lateNs)
             return
         }
         // Several reads tell of the same.
         guard nowNs >= late[index].untilNs else { return }
         late[index].lastedNs = min(late[index].lastedNs * 2, limits.mostLateNs)
         late[index].untilNs = nowNs &+ late[index].lastedNs
+        lateUntilNs = max(lateUntilNs, late[index].untilNs)
     }
 
     /// It was opened anew, or has answered where another did not.
-    mutating func forget(_ device: DeviceIndex) { late.removeAll { $0.device == device } }
+    mutating func forget(_ device: DeviceIndex) {
+        if late.isEmpty { return }
+        late.removeAll { $0.device == device }
+        lateUntilNs = late.map(\.untilNs).max() ?? 0
+    }
 }

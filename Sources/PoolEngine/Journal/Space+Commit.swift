@@ -97,7 +97,7 @@ extension Space {
             isDurable = await flush(devices)
         }
         // In front of the records that make it readable: a disk that has just left lacks it.
-        if isDurable { isDurable = await recordLateMissed() }
+        if isDurable { isDurable = await captureLateMissed() }
         if isDurable { isDurable = await writeAndFlush(values, data: devices) }
         if isDurable { isDurable = await recordLateMissed() }
         guard isDurable else { return failCommit() }

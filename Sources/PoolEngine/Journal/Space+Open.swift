@@ -44,7 +44,7 @@ extension Space {
         let content = SpaceRoot(
             lineage: lineage, epoch: 0, sequence: 1, journal: journal.map(\.copies),
             directory: [directoryPiece.copies])
-        try await writeRoot(pool, content, bases: bases(rootPiece))
+        try await writeRoot(pool, engine, content, bases: bases(rootPiece))
         return rootPiece.copies
     }
 
@@ -59,7 +59,8 @@ extension Space {
         defer { engine.scratch.give(buffer) }
         unsafe engine.arena.bytes(buffer, Units.pieceBytes)
             .initializeMemory(as: UInt8.self, repeating: 0)
-        try await writeFlushed(pool, bytes: Units.pieceBytes, from: buffer, to: bases, at: 0)
+        try await writeFlushed(
+            pool, engine, bytes: Units.pieceBytes, from: buffer, to: bases, at: 0)
     }
 
     /// So that a journal without a batch is always a damaged one.
@@ -76,13 +77,12 @@ extension Space {
                 lineage: lineage, epoch: 0, sequence: 1, previousChecksum: 0,
                 confirmedSequence: 0, tailSequence: 1, tailBlock: 0, recordBytes: 0,
                 recordCount: 0))
-        try await writeFlushed(pool, bytes: bytes, from: buffer, to: bases, at: 0)
+        try await writeFlushed(pool, engine, bytes: bytes, from: buffer, to: bases, at: 0)
     }
 
     private static func writeRoot(
-        _ pool: Pool, _ root: SpaceRoot, bases: [SlabGroups.Base]
+        _ pool: Pool, _ engine: Engine, _ root: SpaceRoot, bases: [SlabGroups.Base]
     ) async throws(PoolError) {
-        let engine = pool.engine
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         do throws(FormatError) {
@@ -92,19 +92,22 @@ extension Space {
         }
         let slot = Int(root.sequence % 2)
         try await writeFlushed(
-            pool, bytes: SpaceRoot.slotBytes, from: buffer, to: bases,
+            pool, engine, bytes: SpaceRoot.slotBytes, from: buffer, to: bases,
             at: SpaceRoot.slotOffset(slot))
     }
 
     private static func writeFlushed(
-        _ pool: Pool, bytes: Int, from buffer: Int, to bases: [SlabGroups.Base], at offset: UInt64
+        _ pool: Pool, _ engine: Engine, bytes: Int, from buffer: Int, to bases: [SlabGroups.Base],
+        at offset: UInt64
     ) async throws(PoolError) {
-        let io = IOBatch(pool.engine)
+        let io = IOBatch(engine)
         for base in bases {
             io.write(base.device, at: base.offsetBytes + offset, bytes: bytes, from: buffer)
         }
         try await pool.runOrFail(io, during: "write of metadata")
-        for base in bases { io.flush(base.device) }
+        var devices = DeviceSet()
+        for base in bases { devices.insert(base.device) }
+        devices.forEach { io.flush($0) }
         try await pool.runOrFail(io, during: "flush of metadata")
     }
 
@@ -165,6 +168,7 @@ extension Space {
         return space
     }
 
+    /// The newest root; a copy that a crash left with an older one is given it.
     private static func readRoot(
         _ pool: Pool, _ engine: Engine, _ record: SpaceRecord, bases: [SlabGroups.Base]
     ) async throws(PoolError) -> SpaceRoot {
@@ -172,7 +176,9 @@ extension Space {
         defer { engine.scratch.give(buffer) }
         let io = IOBatch(engine)
         var best: SpaceRoot?
+        var sequences: [UInt64] = []
         for base in bases {
+            sequences.append(0)
             for slot in 0..<2 {
                 io.read(
                     base.device, at: base.offsetBytes + SpaceRoot.slotOffset(slot),
@@ -185,13 +191,18 @@ extension Space {
                 let root = unsafe try? SpaceRoot.decode(
                     UnsafeRawBufferPointer(engine.arena.bytes(buffer, SpaceRoot.slotBytes)),
                     lineage: record.lineage)
-                if let root, root.sequence > best?.sequence ?? 0 {
-                    best = root
-                }
+                guard let root else { continue }
+                sequences[sequences.count - 1] = max(sequences[sequences.count - 1], root.sequence)
+                if root.sequence > best?.sequence ?? 0 { best = root }
             }
         }
         guard let best else {
             throw .claimRefused(lineage: record.lineage, what: "no copy of its root is readable")
+        }
+        // What an older one names may be freed from here on.
+        let behind = zip(bases, sequences).filter { $0.1 < best.sequence }.map(\.0)
+        if !behind.isEmpty, !Mutant.isActive(.keepOlderRoot) {
+            try await writeRoot(pool, engine, best, bases: behind)
         }
         return best
     }

@@ -273,21 +273,29 @@ extension Space {
         }
     }
 
-    func recoverRegions(_ records: Replayed) async throws(PoolError) {
-        var dirty: Set<UInt64> = []
+    /// The regions that pages of a kind name, and up to which batch each page is complete.
+    private func readRegions(
+        _ kind: PieceKind, _ records: Replayed
+    ) async throws(PoolError) -> (regions: Set<UInt64>, complete: [UInt32: UInt64]) {
+        var regions: Set<UInt64> = []
         var complete: [UInt32: UInt64] = [:]
         try await readPages(
-            .dirty, pieceCount: pieces.pieceCount(.dirty),
-            changed: changedPages(.dirty, records)
+            kind, pieceCount: pieces.pieceCount(kind), changed: changedPages(kind, records)
         ) {
             page, image, sequence throws(PoolError) in
             complete[page] = sequence
             var next = DirtyPage.nextDirty(in: image, from: 0)
             while let position = next {
-                dirty.insert(UInt64(page) * UInt64(DirtyPage.regionsPerPage) + UInt64(position))
+                regions.insert(UInt64(page) * UInt64(DirtyPage.regionsPerPage) + UInt64(position))
                 next = DirtyPage.nextDirty(in: image, from: position + 1)
             }
         }
+        return (regions, complete)
+    }
+
+    func recoverRegions(_ records: Replayed) async throws(PoolError) {
+        let read = try await readRegions(.dirty, records)
+        var dirty = read.regions
         for (sequence, record) in records {
             let change: (region: UInt64, isDirty: Bool)
             switch record {
@@ -296,7 +304,7 @@ extension Space {
             default: continue
             }
             let page = UInt32(DirtyPage.place(ofRegion: change.region).page)
-            guard sequence > complete[page] ?? 0 else { continue }
+            guard sequence > read.complete[page] ?? 0 else { continue }
             if change.isDirty { dirty.insert(change.region) } else { dirty.remove(change.region) }
             pieces.markDirty(.dirty, page, since: sequence)
         }
@@ -316,31 +324,19 @@ extension Space {
     private func recoverMissed(
         _ records: Replayed, _ dirty: Set<UInt64>
     ) async throws(PoolError) {
-        var missed: Set<UInt64> = []
-        var complete: [UInt32: UInt64] = [:]
-        try await readPages(
-            .missed, pieceCount: pieces.pieceCount(.missed),
-            changed: changedPages(.missed, records)
-        ) {
-            page, image, sequence throws(PoolError) in
-            complete[page] = sequence
-            var next = DirtyPage.nextDirty(in: image, from: 0)
-            while let position = next {
-                missed.insert(UInt64(page) * UInt64(DirtyPage.regionsPerPage) + UInt64(position))
-                next = DirtyPage.nextDirty(in: image, from: position + 1)
-            }
-        }
+        let read = try await readRegions(.missed, records)
+        var missed = read.regions
         for (sequence, record) in records {
             switch record {
             case .missed(let region):
                 let page = UInt32(DirtyPage.place(ofRegion: region).page)
-                guard sequence > complete[page] ?? 0 else { continue }
+                guard sequence > read.complete[page] ?? 0 else { continue }
                 missed.insert(region)
                 pieces.markDirty(.missed, page, since: sequence)
             case .caughtUp:
                 for region in missed {
                     let page = UInt32(DirtyPage.place(ofRegion: region).page)
-                    guard sequence > complete[page] ?? 0 else { continue }
+                    guard sequence > read.complete[page] ?? 0 else { continue }
                     missed.remove(region)
                     pieces.markDirty(.missed, page, since: sequence)
                 }

@@ -70,12 +70,17 @@ extension Space {
     ///
     /// - Returns: the records as they are durable now.
     func commitLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [JournalRecord] {
-        try await missLeftBehind(left)
+        let missed = try await missLeftBehind(left)
         let (found, unequal) = try await findFreshBlocks(left.entries)
         let records = found.isEmpty ? left.records : left.records.map { $0.with(found) }
         let marks = markUnequal(unequal)
         if records.count > left.durableCount || !marks.isEmpty {
             guard await append(marks + records.dropFirst(left.durableCount)) else { throw failure }
+            journal.confirmedSequence = journal.nextSequence - 1
+        }
+        // One of the records may say that no disk lacked anything then.
+        if !missed.isEmpty, records.contains(where: { $0.isCaughtUp }) {
+            guard await append(missed.map { .missed(region: $0) }) else { throw failure }
             journal.confirmedSequence = journal.nextSequence - 1
         }
         unsafe unflushedLog.begin(
@@ -117,8 +122,10 @@ extension Space {
     }
 
     /// Regions of blocks that a killed process had written: a disk that is away may lack them.
-    private func missLeftBehind(_ left: LeftBehind) async throws(PoolError) {
-        guard !departed.disks.isEmpty, !Mutant.isActive(.forgetMissedLeftBehind) else { return }
+    ///
+    /// - Returns: all that disks lack something of.
+    private func missLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [UInt64] {
+        guard !departed.disks.isEmpty, !Mutant.isActive(.forgetMissedLeftBehind) else { return [] }
         for record in left.records {
             switch record {
             case .values(let first, _):
@@ -135,6 +142,7 @@ extension Space {
         }
         guard await recordLateMissed() else { throw failure }
         journal.confirmedSequence = journal.nextSequence - 1
+        return missedRegions.sorted()
     }
 
     /// Nothing is left that is not durable.
@@ -177,7 +185,8 @@ extension Space {
                     statuses[slot] == .ok
                         ? blockValue(buffer + slot * Units.blockBytes, block) : BlockValue.unwritten
                 }
-                if let value = held.first(where: { values.contains($0) }) {
+                // The newest that is anywhere: what follows it in time was acknowledged after it.
+                if let value = values.last(where: { held.contains($0) }) {
                     found[block] = value
                     if held.contains(where: { $0 != value }) {
                         unequal.insert(block / UInt64(Units.blocksPerGrain))
@@ -254,6 +263,10 @@ extension Space {
 }
 
 extension JournalRecord {
+    fileprivate var isCaughtUp: Bool {
+        if case .caughtUp = self { true } else { false }
+    }
+
     /// The record with another value of some blocks, where it writes them.
     fileprivate func with(_ found: [UInt64: UInt32]) -> JournalRecord {
         guard case .values(let first, var changes) = self else { return self }

@@ -215,16 +215,27 @@ extension Pool {
         try await announceReadOnly()
     }
 
-    /// Disks that have left while a space opened, and that it has not met itself.
+    /// Disks that have left while a space opened, and that it has not met itself. Of those that the
+    /// configuration is about to say it of, it is told by that.
     private func announceDepartures(
         to space: Space, _ known: DepartedDisks
     ) async throws(PoolError) {
+        for disk in disks
+        where !disk.serves && !disk.isFailureRecorded && disk.holds(space.lineage) {
+            let number = disk.number
+            let isLeft = try await engine.on(space.engine.shard) { _ in
+                space.noteDeparting(
+                    number, "disk\(number.rawValue) failed", missedPages: .everything)
+            }
+            if !isLeft { disk.lastOf.insert(space.lineage) }
+        }
         for departure in configuration.departures where departure.lineage == space.lineage {
             let number = departure.disk
             let isKnown = known.index(of: number).map { known[$0].phase == .away } ?? false
             guard !isKnown, disk(number)?.serves != true else { continue }
             try await engine.on(space.engine.shard) { _ in
-                _ = space.noteDeparting(number, "disk\(number.rawValue) failed")
+                space.noteDeparting(
+                    number, "disk\(number.rawValue) failed", missedPages: .everything)
                 space.noteDeparted(number, isDeparted: true)
             }
         }

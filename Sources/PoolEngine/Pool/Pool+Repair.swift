@@ -101,7 +101,7 @@ extension Pool {
         for number in givenUp.sorted() {
             guard spaces.count == configuration.spaces.count else { return false }
             for space in spaces {
-                let isFree = try? await on(space) { $0.hasNothing(on: number) }
+                let isFree = try? await on(space) { await $0.hasDurablyNothing(on: number) }
                 if isFree != true { isLetGo = false }
             }
             guard isLetGo else { continue }
@@ -148,6 +148,13 @@ extension Space {
         let claims = claims(on: number)
         return claims.slabs.isEmpty && claims.pieces.isEmpty
             || Mutant.isActive(.retireForgetsGroup)
+    }
+
+    /// Likewise after any crash.
+    func hasDurablyNothing(on number: DiskNumber) async -> Bool {
+        guard hasNothing(on: number) else { return false }
+        if Mutant.isActive(.letGoUndurably) { return true }
+        return await commit()
     }
 
     /// The disk is nothing to it any more.

@@ -14,6 +14,8 @@ extension Pool {
         try await holding(administrationLock) { () async throws(PoolError) in
             try requireOpen()
             try await changeConfiguration { edit(&$0.settings) }
+            // The delay before a repair is one of them.
+            wantSupervision()
             let compacts = configuration.settings.compaction
             for space in spaces {
                 engine.post(to: space.shard) { _ in space.adopt(compacts: compacts) }
@@ -44,10 +46,14 @@ extension Pool {
     public func changeDisk(_ number: DiskNumber, _ change: DiskChange) async throws(PoolError) {
         try await holding(administrationLock) { () async throws(PoolError) in
             try requireOpen()
-            guard let index = configuration.disks.firstIndex(where: { $0.number == number }) else {
+            guard configuration.disks.contains(where: { $0.number == number }) else {
                 throw .diskUnknown(number)
             }
             try await changeConfiguration { next in
+                // A retired one may have left meanwhile.
+                guard let index = next.disks.firstIndex(where: { $0.number == number }) else {
+                    return
+                }
                 if let media = change.mediaClass { next.disks[index].mediaClass = media }
                 if let enclosure = change.enclosure { next.disks[index].enclosure = enclosure }
                 if let node = change.node { next.disks[index].node = node }

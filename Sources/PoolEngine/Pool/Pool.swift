@@ -40,7 +40,11 @@ public final class Pool: @unchecked Sendable {
     /// What is in effect: durable on the disks and known to the witness.
     public internal(set) var configuration: Configuration
     public internal(set) var isClosed = false {
-        didSet { if isClosed { superviseWanted.fire() } }
+        didSet {
+            guard isClosed else { return }
+            superviseWanted.fire()
+            scrubbing?.resumed.fire()
+        }
     }
 
     /// The disks that are here, ascending by number. A disk that has failed stays, to be read.

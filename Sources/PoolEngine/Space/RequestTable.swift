@@ -61,6 +61,8 @@ struct RequestRecord {
     var isFUA = false
     /// A leg failed at its device.
     var deviceFailed = false
+    /// Of a write: the devices of those legs.
+    var failedDevices = DeviceSet()
     /// Edge blocks have been merged into the buffer.
     var isFilled = false
     /// Of a write: a block of it is, or may become, durably something else than UNWRITTEN.

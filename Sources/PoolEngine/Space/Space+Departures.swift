@@ -22,7 +22,10 @@ extension Space {
     /// Step 1. The pool has stopped using the disk.
     ///
     /// - Returns: whether a mirror has a copy of all its metadata left.
-    func noteDeparting(_ number: DiskNumber, _ reason: String) -> Bool {
+    @discardableResult
+    func noteDeparting(
+        _ number: DiskNumber, _ reason: String, missedPages: MissedPages = .nothing
+    ) -> Bool {
         if hasEnded { return true }
         guard copies > 1 else {
             missUnflushed(&doubtful)
@@ -40,7 +43,7 @@ extension Space {
         let index =
             departed.index(of: number)
             ?? departed.add(
-                number, .away, grainBudget: engine.limits.missedGrains, missedPages: .nothing)
+                number, .away, grainBudget: engine.limits.missedGrains, missedPages: missedPages)
         departed[index].phase = .away
         (departed[index].takesPages, departed[index].takesJournal) = (false, false)
         missUnflushed(&departed[index].missed)
@@ -56,8 +59,10 @@ extension Space {
     func noteDeparted(_ number: DiskNumber, isDeparted: Bool) {
         guard departing.remove(number) != nil else { return }
         if !isDeparted {
-            // The last copy stays, and may have lost what was not flushed.
-            if let index = departed.index(of: number) { doubtful = departed[index].missed }
+            // A last copy stays, and may have lost what was not flushed.
+            if readOnlyReason != nil, let index = departed.index(of: number) {
+                doubtful = departed[index].missed
+            }
             departed.remove(number)
         }
         if comingBack.remove(number) != nil { beginReturn(number) }
@@ -207,24 +212,37 @@ extension Space {
         addRecord(.caughtUp)
     }
 
-    /// Step 3, in batches of their own in front of the commit's, and behind them.
+    /// Step 3, in the commit that was captured: its records go in front of what makes blocks readable,
+    /// and these are the last of them, behind one that says that all was made equal before.
+    func captureLateMissed() async -> Bool {
+        committing.records += takeLateMissed().map { .missed(region: $0) }
+        return await departuresAreDurable()
+    }
+
+    /// Behind the commit's batches, in batches of their own.
     func recordLateMissed() async -> Bool {
-        if Mutant.isActive(.forgetLateMissed) { lateMissed.removeAll() }
-        while !lateMissed.isEmpty {
-            let regions = lateMissed.filter {
-                !missedRegions.contains($0) || pendingMissed.contains($0)
-            }.sorted()
-            lateMissed.removeAll()
+        while true {
+            let regions = takeLateMissed()
             guard !regions.isEmpty else { break }
-            let since = journal.nextSequence
             guard await append(regions.map { .missed(region: $0) }) else { return false }
-            for region in regions {
-                missedRegions.insert(region)
-                pieces.markDirty(
-                    .missed, UInt32(DirtyPage.place(ofRegion: region).page), since: since)
-            }
         }
         return await departuresAreDurable()
+    }
+
+    /// Those that no record says yet, which the journal's next batch is to say.
+    private func takeLateMissed() -> [UInt64] {
+        defer { lateMissed.removeAll() }
+        if Mutant.isActive(.forgetLateMissed) { return [] }
+        let regions = lateMissed.filter {
+            !missedRegions.contains($0) || pendingMissed.contains($0)
+        }.sorted()
+        for region in regions {
+            missedRegions.insert(region)
+            pieces.markDirty(
+                .missed, UInt32(DirtyPage.place(ofRegion: region).page),
+                since: journal.nextSequence)
+        }
+        return regions
     }
 
     /// Batches of their own, written and flushed. False: the space can write no more.

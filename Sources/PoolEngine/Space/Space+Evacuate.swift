@@ -18,6 +18,13 @@ extension Space {
         }
         guard let group = groups[victim] else { return .done }
         guard group.usedCount == 0 else { return .failed }
+        // A fixed space keeps room for all of itself.
+        if isFixed, groups.grainCount - group.grainCount < map.grainCount {
+            let outcome = await makeRoom(unless: {
+                $0.groups.grainCount - group.grainCount >= $0.map.grainCount
+            })
+            guard outcome == .done else { return outcome }
+        }
         let removed = groups.removeEmpty([victim])
         for record in removed {
             addRecord(.groupRemoved(id: record.id))
@@ -54,7 +61,7 @@ extension Space {
             }
             guard let grain = await nextGrain(pass) else { return }
             if groups.freeGrains == 0 {
-                let outcome = await makeRoom()
+                let outcome = await makeRoom(unless: { $0.groups.freeGrains > 0 })
                 guard outcome == .done else { return pass.outcome = outcome }
             }
             let begun = engine.nowNs
@@ -110,11 +117,11 @@ extension Space {
         if pause > 0 { await nap(ns: min(pause, 1_000_000_000)) }
     }
 
-    /// Another group to move into.
-    private func makeRoom() async -> RepairOutcome {
+    /// Another group, unless there is room by now.
+    private func makeRoom(unless hasRoom: (Space) -> Bool) async -> RepairOutcome {
         await groupLock.acquire(engine)
         defer { groupLock.release() }
-        if groups.freeGrains > 0 { return .done }
+        if hasRoom(self) { return .done }
         do throws(PoolError) {
             try await addGroup()
             return .done

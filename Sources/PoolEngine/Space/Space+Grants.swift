@@ -140,7 +140,9 @@ extension Space {
             io.write(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, from: buffer)
         }
         try await pool.runOrFail(io, during: "write of metadata")
-        for base in bases { io.flush(base.device) }
+        var devices = DeviceSet()
+        for base in bases { devices.insert(base.device) }
+        devices.forEach { io.flush($0) }
         try await pool.runOrFail(io, during: "flush of metadata")
     }
 
@@ -276,7 +278,7 @@ extension Space {
     /// Those that are current; last the ones on disks that keep reads for long.
     private func copiesToRead(_ bases: [SlabGroups.Base]) -> [SlabGroups.Base] {
         let current = bases.filter { departed.isCurrent($0) }
-        if engine.readLatency.isNoneLate { return current }
+        if engine.readLatency.isNoneLate(nowNs: engine.nowNs) { return current }
         let isLate = { [engine] (base: SlabGroups.Base) in
             engine.readLatency.isLate(base.device, nowNs: engine.nowNs)
         }

@@ -49,7 +49,9 @@ extension Space {
         _ request: RequestIndex, _ entry: GrainMap.Entry, other than: Int? = nil
     ) -> Int? {
         let preferred = nextReadCopy(table[request].grain)
-        if departed.isEmpty, engine.readLatency.isNoneLate, than == nil { return preferred }
+        if departed.isEmpty, engine.readLatency.isNoneLate(nowNs: engine.nowNs), than == nil {
+            return preferred
+        }
         let blocks = table[request].blocks
         let current = (0..<copies).map { (preferred + $0) % copies }
             .filter { $0 != than && isCurrent(entry, copy: $0, blocks: blocks) }
@@ -99,9 +101,10 @@ extension Space {
         forEachDevice(entry, copy: slow, blocks: table[request].blocks) { device in
             engine.readLatency.noteLate(device, nowNs: engine.nowNs, engine.limits)
         }
-        guard let copy = readableCopy(request, entry, other: slow), engine.readLatency.takeCredit(),
+        guard let copy = readableCopy(request, entry, other: slow), engine.readLatency.hasCredit,
             let buffer = arena.takeAnother(like: table[request].bufferOffset)
         else { return }
+        engine.readLatency.takeCredit()
         engine.hedges = engine.hedges == .max ? 1 : engine.hedges + 1
         table[request].hedge = engine.hedges
         let hedge = engine.hedges

@@ -158,7 +158,8 @@ extension Space {
             throw failure
         }
         entry.copies = kept + added
-        pieces.replace(kind, index, entry, bases: piece.bases + places.bases(of: added))
+        // Pages go to the old ones, too, until it is durable that they do not count.
+        pieces.replace(kind, index, entry, bases: places.bases(of: piece.entry.copies + added))
         addRecord(.pieceGranted(slot: piece.slot, entry))
         pieces.markDirty(
             .directory, UInt32(DirectoryPage.place(ofSlot: piece.slot).page),

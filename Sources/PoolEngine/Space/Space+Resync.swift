@@ -95,7 +95,11 @@ extension Space {
         // From here on it misses no more of them. Those that are granted meanwhile are written whole.
         let missed = departed[index].missedPages
         if Mutant.isActive(.keepStaleMetadata) { return true }
-        guard await copyPiece(rootCopies, to: number) else { return false }
+        // No other root is written meanwhile.
+        await checkpointLock.acquire(engine)
+        let isRootCopied = await copyPiece(rootCopies, to: number)
+        checkpointLock.release()
+        guard isRootCopied else { return false }
         for name in pieces.names {
             let blocks = missed.blocks(of: name)
             if blocks.isEmpty { continue }
@@ -153,8 +157,7 @@ extension Space {
                 target.device, at: target.offsetBytes + UInt64(offset),
                 bytes: run.count * Units.blockBytes, from: buffer + offset)
         }
-        unflushedDevices.insert(target.device)
-        if await io.run() { return true }
+        if await writeUnflushed(io) { return true }
         await failDevices(io.devices(with: .ioError), during: "resync")
         return false
     }
@@ -204,7 +207,8 @@ extension Space {
     private func copyMissed(_ grain: UInt64, to number: DiskNumber) async -> Bool {
         let mayGoOn = { self.isReturning(number) }
         while true {
-            guard grain < UInt64(map.grainCount), map[grain].isMapped,
+            // Of a simple space there is nothing to copy from, and nothing was written without it.
+            guard copies > 1, grain < UInt64(map.grainCount), map[grain].isMapped,
                 pieces.has(.checksum, page: ChecksumPage.index(ofGrain: grain)),
                 !Mutant.isActive(.skipMissed)
             else {
@@ -327,11 +331,10 @@ extension Space {
                     io.write(
                         base.device, at: base.offsetBytes, bytes: bytes,
                         from: buffer + run.lowerBound * Units.blockBytes + position)
-                    unflushedDevices.insert(base.device)
                 }
             }
         }
-        if await io.run() {
+        if await writeUnflushed(io) {
             counters.resyncedBlocks += UInt64(blocks.count)
             return true
         }

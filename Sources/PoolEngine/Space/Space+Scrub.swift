@@ -23,6 +23,10 @@ extension Space {
 
     /// One grain of a scrub. nil: the space closes, or cannot be written.
     func scrub(grain: UInt64) async -> ScrubFindings? {
+        guard mayRepair else { return nil }
+        // It belongs to the pool's job: the space must not end before it has let go of everything.
+        backgroundTasks += 1
+        defer { noteTaskEnded() }
         while true {
             guard mayRepair else { return nil }
             guard grain < UInt64(map.grainCount), map[grain].isMapped else { return ScrubFindings() }
@@ -156,10 +160,9 @@ extension Space {
             ) { base, position, bytes in
                 guard departed.takesData(base) else { return }
                 io.write(base.device, at: base.offsetBytes, bytes: bytes, from: buffer + position)
-                unflushedDevices.insert(base.device)
             }
         }
-        if await io.run() { return true }
+        if await writeUnflushed(io) { return true }
         await failDevices(io.devices(with: .ioError), during: "repair")
         return await departuresAreDurable()
     }
@@ -168,6 +171,9 @@ extension Space {
 
     /// Every page of one piece, on every copy: a copy that lacks the newest is given it.
     func scrubPages(_ kind: PieceKind, piece: UInt32) async -> Bool {
+        guard mayRepair else { return false }
+        backgroundTasks += 1
+        defer { noteTaskEnded() }
         for page in 0..<UInt32(MetadataPage.pagesPerPiece) {
             let number = piece * UInt32(MetadataPage.pagesPerPiece) + page
             await checkpointLock.acquire(engine)

@@ -85,9 +85,14 @@ extension Space {
         let buffer = await engine.scratch.take(bytes: Units.grainBytes)
         defer { engine.scratch.give(buffer) }
         guard try await readGrain(grain, copy: 0, into: buffer) == nil else { throw .ioError }
-        for block in 0..<Units.blocksPerGrain {
+        let isHere = currentBlocks(grain, copy: 0)
+        // What lies on a disk that is away is settled once that is back: nothing of it was read.
+        let valid = (0..<Units.blocksPerGrain).filter {
+            currentValue(grain, $0, frame) != BlockValue.unwritten
+        }
+        guard valid.allSatisfy(isHere) || Mutant.isActive(.settleUnread) else { throw .ioError }
+        for block in valid {
             let value = currentValue(grain, block, frame)
-            if value == BlockValue.unwritten { continue }
             let found = computed(buffer, grain, block)
             if found != value { changeValue(grain, block, found, frame) }
         }
@@ -139,10 +144,9 @@ extension Space {
                 io.write(
                     base.device, at: base.offsetBytes, bytes: bytes,
                     from: kept + block * Units.blockBytes + position)
-                unflushedDevices.insert(base.device)
             }
         }
-        if await io.run() {
+        if await writeUnflushed(io) {
             guard !isUnanswered else { throw .ioError }
             return .equal
         }

@@ -93,7 +93,9 @@ extension Space {
         forEachLeg(request, map[table[request].grain], isRead ? copy...copy : 0...(copies - 1)) {
             base, _, _ in
             if position == leg {
-                isRead ? noteReadError(base.device) : failedWriteDevices.insert(base.device)
+                isRead
+                    ? noteReadError(base.device)
+                    : table[request].failedDevices.insert(base.device)
             }
             position += 1
         }
@@ -187,8 +189,7 @@ extension Space {
     /// write has ended: well, where each of its blocks has a copy that serves.
     private func loseCopy(_ request: RequestIndex) {
         table[request].state = .detour
-        let devices = failedWriteDevices
-        failedWriteDevices = DeviceSet()
+        let devices = table[request].failedDevices
         background { space in
             await space.failDevices(devices, during: "write")
             space.judge(request, await space.departuresAreDurable())
@@ -203,6 +204,7 @@ extension Space {
         if copies > 1 { lateMissed.insert(region) }
         if goesOn, copies > 1, noteMissed(map[grain], grain: grain, blocks: blocks) {
             table[request].deviceFailed = false
+            table[request].failedDevices = DeviceSet()
             return finishWrite(request)
         }
         // Nobody knows what its blocks hold now.

@@ -91,8 +91,6 @@ public final class Space: @unchecked Sendable {
     var unflushedLog = UnflushedLog()
     /// Devices with completed writes of this space since their last flush began.
     var unflushedDevices = DeviceSet()
-    /// Devices that failed a write which is about to end in an error.
-    var failedWriteDevices = DeviceSet()
     /// Blocks of writes at the devices: they will be pending once done.
     var reservedBlocks = 0
 
@@ -265,9 +263,21 @@ public final class Space: @unchecked Sendable {
         backgroundTasks += 1
         engine.spawn { [self] in
             await body(self)
-            backgroundTasks -= 1
-            idle.fire()
+            noteTaskEnded()
         }
+    }
+
+    /// Runs writes that the next commit flushes.
+    func writeUnflushed(_ io: IOBatch) async -> Bool {
+        let isWritten = await io.run()
+        // Not before: a commit that captured the set meanwhile has not flushed these.
+        unflushedDevices.formUnion(io.usedDevices)
+        return isWritten
+    }
+
+    func noteTaskEnded() {
+        backgroundTasks -= 1
+        idle.fire()
     }
 
     /// Refuses writes from now on; what is acknowledged stays readable.
