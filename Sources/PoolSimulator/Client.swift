@@ -110,6 +110,11 @@ final class Clients {
         spaces[at].parameters.sizeBytes = sizeBytes
     }
 
+    /// Nobody asks it for anything any more, and it may be killed before it has closed.
+    func leave(_ name: String) {
+        if let at = index(of: name) { spaces[at].end() }
+    }
+
     func setHandle(_ name: String, _ handle: SpaceHandle?, shard: Int) {
         guard let at = spaces.firstIndex(where: { $0.name == name }) else { return }
         if handle != nil, spaces[at].isEndOpen {

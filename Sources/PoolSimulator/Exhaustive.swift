@@ -57,7 +57,7 @@ public final class Exhaustive {
         let (machine, stage) = workload.scene(seed: 1)
         workload.prepare(stage)
         workload.run(body: stage)
-        return machine.violation ?? Self.check(stage.site, seed: 0)
+        return machine.violation ?? Self.check(stage.site, seed: 0, isEnd: true)
     }
 
     private func runOnce(_ seed: UInt64) {
@@ -79,7 +79,7 @@ public final class Exhaustive {
             report.needsNoCut = true
         }
         report.deviceOperations += machine.operationsEnded - first
-        if report.violation == nil, let wrong = Self.check(site, seed: seed) {
+        if report.violation == nil, let wrong = Self.check(site, seed: seed, isEnd: true) {
             report.violation = "\(workload.name), schedule \(seed), at the end: \(wrong)"
             report.needsNoCut = true
         }
@@ -107,20 +107,21 @@ public final class Exhaustive {
         let state = site.state
         for (index, fate) in fates(machine).enumerated() where report.violation == nil {
             let seed = schedule << 40 | UInt64(boundary) << 8 | UInt64(index)
+            let roll = Roll(seed)
             // Of two cuts one is that of the disks' power alone.
             let crashed = Machine(
-                crashed: snapshot, policy: fate, keepsMemory: boundary % 2 == 0,
+                crashed: snapshot, policy: fate, keepsMemory: roll.isOne(of: 2, 0),
                 limits: workload.limits, seed: seed, verbose: options.verbose)
             crashed.note("boundary \(boundary), \(Self.name(fate))")
             let successor = Site(crashed, state: state)
-            // A failed flush that the process did not live to tell of: nobody knows of it, and what it
+            // A flush that lost something, and that the process may not have lived to tell of: what is
             // lost on that disk is found by a read or a scrub, while there is another copy.
-            if fate == nil, crashed.disks.contains(where: { $0.failedFlushes > 0 }) {
+            if fate == nil, crashed.disks.contains(where: { $0.lostFlushes > 0 }) {
                 successor.isSpoiled = true
             }
             report.states += 1
-            let alsoRecovery = (boundary + index) % options.recoveryStride == 0
-            let revival = Revival(boundary + index, fate)
+            let alsoRecovery = roll.isOne(of: options.recoveryStride, 1)
+            let revival = Revival(roll.number(below: 4, 2), fate)
             let isAway = crashed.disks.contains { $0.isUnreachable }
             if alsoRecovery, revival != .alone { armRecovery(crashed, successor, seed) }
             let wrong = Self.recoverAndCheck(successor, seed: seed, revival)
@@ -140,10 +141,11 @@ public final class Exhaustive {
         machine.onBoundary = { [unowned self, unowned machine, unowned site] in
             guard self.report.violation == nil else { return }
             second += 1
-            let fate = Self.recoveryFates[second % Self.recoveryFates.count]
             let seed = seed &* 977 &+ UInt64(second)
+            let roll = Roll(seed)
+            let fate = Self.recoveryFates[roll.number(below: Self.recoveryFates.count, 3)]
             let again = Machine(
-                crashed: machine.snapshot(), policy: fate, keepsMemory: second % 2 == 0,
+                crashed: machine.snapshot(), policy: fate, keepsMemory: roll.isOne(of: 2, 0),
                 limits: self.workload.limits, seed: seed, verbose: self.options.verbose)
             again.note("recovery boundary \(second), \(Self.name(fate))")
             self.report.recoveryStates += 1
@@ -212,12 +214,12 @@ public final class Exhaustive {
         let hidden = others.filter { !machine.disks[$0].isUnreachable }
         for index in hidden { site.pull(index) }
         let acceptsErrors = site.acceptsErrors
-        // A space whose last copy is not here does not open: that is refusing, too.
+        defer { site.acceptsErrors = acceptsErrors }
+        // A space whose last copy is not here does not open: that is refusing, too. What is served is
+        // right.
         site.acceptsErrors = true
-        let isThrough = site.recover(allowing: Site.isDetached)
-        site.acceptsErrors = acceptsErrors
-        guard isThrough else { return false }
-        if site.isOpen, site.clients.spaces.allSatisfy({ $0.handle != nil }) {
+        guard site.recover(allowing: Site.isDetached) else { return false }
+        if site.isOpen {
             var random = SeededRandom(seed: seed)
             guard site.verify(.touched, sample: &random) else { return false }
         }
@@ -226,39 +228,54 @@ public final class Exhaustive {
         return true
     }
 
-    /// For some a second time: what was read stays. For some to the very end: what is trimmed and
-    /// destroyed leaves nothing behind.
-    private static func check(_ site: Site, seed: UInt64) -> String? {
+    /// For some a second time: what was read stays. For some, and at the end of the workload, to the
+    /// very end: what is trimmed and destroyed leaves nothing behind.
+    private static func check(_ site: Site, seed: UInt64, isEnd: Bool = false) -> String? {
         var random = SeededRandom(seed: seed)
+        let roll = Roll(seed)
         guard site.isOpen else { return site.machine.violation }
         site.clients.finish()
-        for _ in 0..<(seed % 4 == 0 ? 2 : 1) {
+        for _ in 0..<(roll.isOne(of: 4, 4) ? 2 : 1) {
             guard site.verify(.touched, sample: &random) else {
                 return site.machine.violation ?? "verification did not end"
             }
         }
         // What comes now is no part of a recovery that is cut at every boundary.
         site.machine.onBoundary = nil
-        if site.hasHadFaults, !isEqual(site, seed: seed) {
+        if site.hasHadFaults, !isEqual(site, seed: seed, isThorough: isEnd || roll.isOne(of: 8, 5)) {
             return site.machine.violation ?? "the disks are never the same again"
         }
-        if seed % 8 == 0, !site.leavesNothingBehind() {
+        if isEnd || roll.isOne(of: 8, 6), !site.leavesNothingBehind() {
             return site.machine.violation ?? "the end did not end"
         }
         return site.machine.violation
     }
 
     /// Every disk comes back and is made equal; then each of them is done without, in some way.
-    private static func isEqual(_ site: Site, seed: UInt64) -> Bool {
-        // A scrub looks at every page: not after each crash.
-        guard site.heal(isThorough: seed % 8 == 0) else { return false }
+    ///
+    /// - Parameter isThorough: a scrub, which looks at every page, has to find nothing.
+    private static func isEqual(_ site: Site, seed: UInt64, isThorough: Bool) -> Bool {
+        guard site.heal(isThorough: isThorough) else { return false }
         // Of a simple space no disk can be done without.
         if site.tolerance == 0 { return true }
         // Without a cut, the end is to be seen as clients see it: nothing is killed.
         if seed == 0 { return site.compareMembers(seed) && site.compareOpenings(seed, byKill: false) }
-        switch seed % 3 {
-        case 0: return site.compareOpenings(seed, byKill: seed % 2 == 0)
-        default: return site.compareMembers(seed)
+        let roll = Roll(seed)
+        return roll.isOne(of: 3, 7)
+            ? site.compareOpenings(seed, byKill: roll.isOne(of: 2, 8)) : site.compareMembers(seed)
+    }
+
+    /// What is chosen for one crash: each choice by itself, whatever boundaries are cut.
+    private struct Roll {
+        private let seed: UInt64
+
+        init(_ seed: UInt64) { self.seed = seed }
+
+        /// - Parameter choice: which of them is made.
+        func number(below bound: Int, _ choice: UInt64) -> Int {
+            Int(SplitMix.mix(seed &* 31 &+ choice &+ 1) % UInt64(bound))
         }
+
+        func isOne(of count: Int, _ choice: UInt64) -> Bool { number(below: count, choice) == 0 }
     }
 }

@@ -160,6 +160,7 @@ extension SimulatedDisk {
         hasFailedFlush = true
         failedFlushes += 1
         guard count > 0 else { return }
+        lostFlushes += 1
         for change in pending.prefix(count) {
             land(change, .sectors(percent: 50), inFlight: false, &random)
         }

@@ -63,6 +63,8 @@ public struct SimulatedDisk {
     public internal(set) var failedReads = 0
     public internal(set) var failedWrites = 0
     public internal(set) var failedFlushes = 0
+    /// Those of them that lost something.
+    public internal(set) var lostFlushes = 0
     /// Flushes that lied.
     public internal(set) var liedFlushes = 0
     /// How many silent faults have happened; ``silentFaults`` are those that are still there.

@@ -17,9 +17,6 @@ extension Site {
         noteFault()
     }
 
-    /// Disks that the machine does not reach now.
-    var pulled: [Int] { members.filter { machine.disks[$0].isUnreachable } }
-
     /// The disk is there again, and the pool is told; not if it has not missed it.
     ///
     /// - Parameter policy: what has become of its cache; nil: it has kept it.
@@ -91,8 +88,8 @@ extension Site {
             guard isOutcast ? castOut(index) : plugIn(index) else { return false }
         }
         guard waitUntilWhole() else { return false }
-        if isSpoiled { return scrub() }
-        return isThorough ? findsNothing() : true
+        if isSpoiled { guard scrub() else { return false } }
+        return isThorough || isSpoiled ? findsNothing() : true
     }
 
     /// A scrub of a pool that is whole, and of which nobody has spoilt anything, finds nothing: the

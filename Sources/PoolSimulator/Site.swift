@@ -250,7 +250,7 @@ final class Site {
     /// The caller sees to it that no request of the space is in flight.
     func destroySpace(_ name: String) -> Bool {
         pending = .destroySpace(name)
-        clients.setHandle(name, nil, shard: 0)
+        clients.leave(name)
         let result = control("destroy space \(name)") { pool async throws(PoolError) in
             try await pool.destroySpace(name)
         }

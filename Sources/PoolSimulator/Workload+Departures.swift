@@ -15,6 +15,11 @@ extension Workload {
         stage.steps(3)
         stage.site.pull(1)
         degradedWork(stage)
+        stage.write(40..<64, fua: true)
+        stage.write(2048 + 8..<2048 + 40)
+        stage.sync()
+        stage.write(3 * 2048..<3 * 2048 + 24, fua: true)
+        stage.finish()
     }.with { $0.diskCount = 3 }
 
     /// Two disks of three, one after the other.
@@ -49,8 +54,7 @@ extension Workload {
         degradedWork(stage)
     } body: { stage in
         let isWhole = stage.busy({ count in
-            let first = count * 24 % 2016
-            stage.write(first..<first + 20)
+            overwriteSome(stage, count)
             if count % 3 == 2 { stage.flush() }
             if count % 7 == 6 { stage.trim(stage.grain(3)) }
         }, during: {
@@ -67,8 +71,7 @@ extension Workload {
         degradedWork(stage)
     } body: { stage in
         let isRebuilt = stage.busy({ count in
-            let first = count * 24 % 2016
-            stage.write(first..<first + 20)
+            overwriteSome(stage, count)
             if count % 3 == 2 { stage.flush() }
         }, during: { stage.site.rebuild() })
         guard isRebuilt else { return }
@@ -83,8 +86,7 @@ extension Workload {
         degradable(stage, .mirror2)
     } body: { stage in
         let isGone = stage.busy({ count in
-            let first = count * 24 % 2016
-            stage.write(first..<first + 20)
+            overwriteSome(stage, count)
             if count % 3 == 2 { stage.flush() }
         }, during: { stage.site.retire(0) })
         guard isGone else { return }
@@ -116,8 +118,14 @@ extension Workload {
         stage.write(0..<64)
         stage.write(stage.grain(1))
         stage.sync()
-        stage.write(stage.grain(2).prefix(64).lowerBound..<stage.grain(2).lowerBound + 64)
+        stage.write(2 * 2048..<2 * 2048 + 64)
         stage.finish()
+    }
+
+    /// The `count`-th of overwrites that go round and round in the first grain.
+    static func overwriteSome(_ stage: Stage, _ count: Int, space: Int = 0) {
+        let first = count * 24 % 2016
+        stage.write(first..<first + 20, space: space)
     }
 
     /// Overwrites, fresh blocks, a trim, and flushes.

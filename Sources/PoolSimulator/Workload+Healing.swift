@@ -62,8 +62,7 @@ extension Workload {
     } body: { stage in
         var isSecondAway = false
         let isRebuilt = stage.busy({ count in
-            let first = count * 24 % 2016
-            stage.write(first..<first + 20)
+            overwriteSome(stage, count)
             if count % 3 == 2 { stage.flush() }
             if count == 4, !isSecondAway {
                 isSecondAway = true
@@ -88,8 +87,7 @@ extension Workload {
     } body: { stage in
         guard stage.site.addDisk(2) else { return }
         let isThrough = stage.busy({ count in
-            let first = count * 24 % 2016
-            stage.write(first..<first + 20, space: count % 2)
+            overwriteSome(stage, count, space: count % 2)
             if count % 3 == 2 { stage.flush(space: count % 2) }
         }, during: { stage.site.rebalance() })
         guard isThrough else { return }

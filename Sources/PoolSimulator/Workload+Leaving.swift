@@ -42,6 +42,10 @@ extension Workload {
         stage.finish()
         stage.read(spot(2, 5))
         stage.steps(10)
+        for round in 0..<16 {
+            stage.write(spot(round % 3, 8 + round))
+            stage.finish()
+        }
     }
 
     /// Of a write one copy fails: it counts as written only once the disk has left.
@@ -76,6 +80,7 @@ extension Workload {
         stage.write(208..<216, fua: true)
         stage.read(0..<128)
         stage.sync()
+        degradedWork(stage)
     }
 
     /// Two disks of three fail in the same write: both have left before it is acknowledged.
@@ -92,6 +97,7 @@ extension Workload {
         stage.finish()
         stage.write(100..<120, fua: true)
         stage.finish()
+        degradedWork(stage)
     }.with { $0.diskCount = 3 }
 
     /// Disks of two columns leave, one after the other: each column has a copy left, on another side.
@@ -136,6 +142,7 @@ extension Workload {
         stage.sync()
         stage.write(104..<112, fua: true)
         stage.finish()
+        degradedWork(stage)
     }
 
     /// An administrator takes a disk out, and puts it back, under load.
@@ -143,8 +150,7 @@ extension Workload {
         degradable(stage, .mirror2)
     } body: { stage in
         let isBack = stage.busy({ count in
-            let first = count * 24 % 2016
-            stage.write(first..<first + 20)
+            overwriteSome(stage, count)
             if count % 4 == 3 { stage.flush() }
         }, during: { stage.site.putOffline(1) && stage.site.plugIn(1) })
         guard isBack else { return }

@@ -13,13 +13,15 @@ extension Workload {
         stage.steps(3)
         stage.site.hang(1)
         degradedWork(stage)
+        stage.write(40..<64, fua: true)
+        stage.finish()
     }.with { $0.diskCount = 3 }
 
     /// It comes back to itself, what it had been given lands late, and it is made equal.
     static let hangingReturn = Workload("hanging-return") { stage in
         degradable(stage, .mirror2)
         stage.write(8..<40)
-        stage.write(stage.grain(1).prefix(64).lowerBound..<stage.grain(1).lowerBound + 32)
+        stage.write(2048..<2080)
         stage.site.hang(1)
         degradedWork(stage)
     } body: { stage in

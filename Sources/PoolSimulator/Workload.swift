@@ -47,6 +47,9 @@ public struct Workload: Sendable {
         writes + zeroes + metadata + pools + room + departures + leaving + away + returns + healing
         + strangers + stalls
 
+    /// Device operations of a schedule: with fewer there is hardly anything to cut.
+    public static let fewestOperations = 30
+
     public static func named(_ name: String) -> Workload? { all.first { $0.name == name } }
 
     /// Small bounds, so that a short workload meets them.

@@ -222,8 +222,12 @@ struct PoolSim: ParsableCommand {
             Watchdog.begin("--workload \(workload.name) --fates \(fates)")
             let report = Exhaustive(workload, options: options).run()
             states += report.states + report.recoveryStates
-            if report.states == 0, boundary == nil, report.violation == nil {
-                say("VIOLATION: \(workload.name) was cut nowhere")
+            if report.violation == nil, boundary == nil,
+                report.states == 0 || report.deviceOperations < Workload.fewestOperations
+            {
+                say(
+                    "VIOLATION: \(workload.name) proves too little: \(report.deviceOperations) device "
+                        + "operations, \(report.states) states")
                 return false
             }
             if let violation = report.violation {

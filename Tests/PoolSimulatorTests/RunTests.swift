@@ -52,7 +52,7 @@ import Testing
         options.recoveryStride = 200
         let report = Exhaustive(workload, options: options).run()
         #expect(report.violation == nil)
-        #expect(report.deviceOperations >= 20)
+        #expect(report.deviceOperations >= Workload.fewestOperations)
         #expect(report.states > 1)
     }
 
