@@ -86,6 +86,7 @@ public final class Exhaustive {
     }
 
     private func isWanted(_ boundary: Int) -> Bool {
+        guard workload.bearsCrashes else { return false }
         if let only = options.onlyBoundary { return boundary == only }
         return boundary % (options.stride ?? workload.cutStride) == 0
     }

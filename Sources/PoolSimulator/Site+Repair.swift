@@ -5,10 +5,14 @@ import PoolFormat
 extension Site {
     /// Starts a job and runs the machine until it has ended.
     private func finish(
-        _ what: String, _ start: @escaping @Sendable (Pool) async throws(PoolError) -> UInt64
+        _ what: String, allowing isAllowed: (PoolError) -> Bool = { _ in false },
+        _ start: @escaping @Sendable (Pool) async throws(PoolError) -> UInt64
     ) -> Bool {
-        guard control(what, { pool async throws(PoolError) in _ = try await start(pool) }) != nil,
-            let id = pool?.jobs.last?.id
+        let result = control(what, allowing: isAllowed) { pool async throws(PoolError) in
+            _ = try await start(pool)
+        }
+        if case .refused(let error) = result, isAllowed(error) { return true }
+        guard result != nil, let id = pool?.jobs.last?.id
         else { return false }
         var patience = 400_000
         while machine.violation == nil, !machine.isCutDue, let pool {
@@ -68,9 +72,13 @@ extension Site {
         guard let number = number(of: index) else { return false }
         hasHadRetirement = true
         noteFault()
-        let isGone = finish("retire disk \(index)") { pool async throws(PoolError) in
-            try await pool.retireDisk(number)
-        }
+        // It may just have left: a crash has come between that and its job's end.
+        let isGone = finish(
+            "retire disk \(index)",
+            allowing: {
+                if case .diskUnknown = $0 { true } else { false }
+            },
+            { pool async throws(PoolError) in try await pool.retireDisk(number) })
         if isGone {
             removeMember(index)
             outcasts.remove(index)
@@ -101,12 +109,14 @@ extension Site {
         }
     }
 
-    /// Whole grains that are in use cannot be read any more.
-    func makeUnreadable(_ index: Int) {
+    /// Blocks of grains that are in use cannot be read any more.
+    ///
+    /// - Parameter grains: of each slab, so many from its start.
+    func makeUnreadable(_ index: Int, grains: UInt64 = 8) {
         noteFault()
         isSpoiled = true
         for slab in slabs(of: index) {
-            for grain in 0..<UInt64(8) {
+            for grain in 0..<grains {
                 let start = slab.lowerBound + grain << 20
                 machine.set(
                     .latentSectors([start..<start + 8192, start + 16_384..<start + 40_960]),

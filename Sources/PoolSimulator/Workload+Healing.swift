@@ -3,7 +3,10 @@ import PoolFormat
 
 /// Copies that are wrong, or too few, are put right.
 extension Workload {
-    static let healing = [latent, scrubBusy, rottenMirror3, rebuildMirror3, rebalance, retireAway]
+    static let healing = [
+        latent, scrubBusy, rottenMirror3, rebuildMirror3, rebuildUnreadable, rebalance, retireAway,
+        retireFailing,
+    ]
 
     /// Sectors of one copy cannot be read until they are written anew.
     static let latent = Workload("latent") { stage in
@@ -76,6 +79,33 @@ extension Workload {
         $0.cutStride = 13
     }
 
+    /// Of what the last copy is to be rebuilt from a grain cannot be read: the others are rebuilt.
+    static let rebuildUnreadable = Workload("rebuild-unreadable") { stage in
+        degradable(stage, .mirror2)
+        stage.site.makeUnreadable(0, grains: 1)
+        stage.site.pull(1)
+        stage.write(2048..<2048 + 64, fua: true)
+        stage.finish()
+        stage.site.acceptsErrors = true
+    } body: { stage in
+        stage.site.rebuildAsFarAsPossible()
+        stage.write(2048 + 32..<2048 + 96, fua: true)
+        stage.finish()
+        // Now what was rebuilt is all there is of it.
+        stage.site.pull(0)
+        let failed = stage.site.clients.failedRequests
+        stage.read(stage.grain(1))
+        stage.finish()
+        if stage.site.isOpen, stage.site.clients.failedRequests > failed {
+            stage.machine.fail("what could be read was not rebuilt")
+        }
+        guard stage.site.heal() else { return }
+        stage.site.acceptsErrors = false
+    }.with {
+        $0.diskCount = 3
+        $0.bearsCrashes = false
+    }
+
     /// A disk joins, and takes its share of what the others hold, under load.
     static let rebalance = Workload("rebalance") { stage in
         stage.begin(Stage.shape(.mirror2), Stage.shape(.mirror2), onDisks: 2)
@@ -107,6 +137,26 @@ extension Workload {
     } body: { stage in
         guard stage.site.retire(1) else { return }
         stage.write(16..<48)
+        stage.sync()
+    }.with {
+        $0.diskCount = 3
+        $0.cutStride = 9
+    }
+
+    /// A disk fails while it is emptied: the others have what it held, and it leaves all the same.
+    static let retireFailing = Workload("retire-failing") { stage in
+        degradable(stage, .mirror2)
+    } body: { stage in
+        var isPulled = false
+        let isGone = stage.busy({ count in
+            overwriteSome(stage, count)
+            if count % 3 == 2 { stage.flush() }
+            if count == 4, !isPulled {
+                isPulled = true
+                stage.site.pull(0)
+            }
+        }, during: { stage.site.retire(0) })
+        guard isGone else { return }
         stage.sync()
     }.with {
         $0.diskCount = 3

@@ -20,6 +20,8 @@ public struct Workload: Sendable {
     var opensDegraded = false
     /// Of a long one every so many boundaries are cut, unless all are asked for.
     var cutStride = 1
+    /// false: what is wrong already is as much as can be borne.
+    public var bearsCrashes = true
     /// Refusals for want of room are no violation.
     var mayRunOutOfRoom = false
     /// What happens before the first cut.

@@ -5,9 +5,13 @@ import Testing
 
 /// Disks that go, come back, and what clients find meanwhile.
 extension PoolWorld {
-    /// A pool on every disk, with spaces of 4 GiB.
-    func makePool(_ spaces: [(name: String, resiliency: ResiliencyKind)]) throws -> Pool {
-        let pool = try #require(create(disks.indices)).get()
+    /// A pool with spaces of 4 GiB.
+    ///
+    /// - Parameter range: of the disks that are its; nil: all of them.
+    func makePool(
+        _ spaces: [(name: String, resiliency: ResiliencyKind)], on range: Range<Int>? = nil
+    ) throws -> Pool {
+        let pool = try #require(create(range ?? disks.indices)).get()
         for space in spaces {
             let parameters = Pool.SpaceParameters(
                 name: space.name, sizeBytes: 4 << 30, resiliency: space.resiliency)

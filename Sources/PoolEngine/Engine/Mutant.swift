@@ -136,7 +136,7 @@ public enum Mutant: String, CaseIterable, Sendable {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .joinLateFlush,
-            .letGoUndurably, .settleUnread, .keepOlderRoot, .moveForgetsValues,
+            .letGoUndurably, .keepOlderRoot, .moveForgetsValues,
             .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
             .believeUnflushed, .leaveUnequal, .forgetIntents, .leaveCopiesBehind,
             .forgetDirtyWhenAway, .caughtUpUnflushed, .forgetLateMissed,
@@ -150,7 +150,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .countStaleVoters, .acceptOtherHistory, .scrubFromWrong, .scrubUnheld,
             .scrubSkipsUnreadable, .retireForgetsGroup, .forgetHoles, .returningLacksWrites,
             .returnKeepsSlabs, .forgetMissedMark, .keepStaleJournal, .forgetPastBudget,
-            .resyncUnverified:
+            .resyncUnverified, .settleUnread:
             false
         }
     }

@@ -158,9 +158,12 @@ extension Pool {
                 next.disks.remove(at: record)
                 continue
             }
-            next.disks[record].state = disk.awayState
+            if next.disks[record].state != .retired { next.disks[record].state = disk.awayState }
             // One that fails on its way back need not have what was in effect meanwhile.
-            if configuration.disks.contains(where: { $0.number == disk.number && !$0.hasLeft }) {
+            let wasHere = configuration.disks.contains {
+                $0.number == disk.number && !configuration.hasLeft($0)
+            }
+            if wasHere {
                 next.disks[record].leftAfterSequence = max(
                     next.disks[record].leftAfterSequence, commonSequence)
             }

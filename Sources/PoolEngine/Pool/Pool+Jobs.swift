@@ -37,6 +37,14 @@ extension Pool {
         /// Engine time.
         public var startedNs: UInt64
 
+        /// What lies on some disk is put elsewhere.
+        var isRepair: Bool {
+            switch kind {
+            case .repair, .retire, .replace: true
+            case .resync, .rebalance, .scrub: false
+            }
+        }
+
         public init(
             id: UInt64, kind: Kind, disk: DiskNumber?, state: State, reason: String = "",
             doneBytes: UInt64 = 0, totalBytes: UInt64 = 0, repairedBlocks: UInt64 = 0,
@@ -101,42 +109,66 @@ extension Pool {
         }
     }
 
-    private func isRepair(_ job: Job) -> Bool {
-        switch job.kind {
-        case .repair, .retire, .replace: true
-        case .resync, .rebalance, .scrub: false
-        }
-    }
-
-    func noteRepairsBegin(_ plan: Space.RepairPlan, isNeeded: Bool) {
+    /// Where nobody has asked for a repair, it gets a job of its own.
+    ///
+    /// - Returns: the jobs that it is the work of.
+    func noteRepairsBegin(_ plan: Space.RepairPlan) -> Set<UInt64> {
         repairedBytes = 0
-        guard isNeeded else { return }
-        let isKnown = jobList.contains { isRepair($0) && !$0.state.isOver }
-        if !isKnown, !plan.givenUp.isEmpty {
-            addJob(.repair, disk: plan.givenUp.count == 1 ? plan.givenUp.first : nil)
+        var jobs = plan.jobs
+        if jobs.isEmpty, !plan.givenUp.isEmpty {
+            jobs.insert(addJob(.repair, disk: plan.givenUp.count == 1 ? plan.givenUp.first : nil))
         }
         let total = spaces.reduce(UInt64(0)) { sum, space in
             sum + UInt64(facts(space).repair.total) * UInt64(Units.grainBytes)
         }
-        changeJobs(isRepair) { job in
+        changeJobs({ jobs.contains($0.id) }) { job in
             (job.state, job.reason, job.totalBytes) = (.running, "", max(job.totalBytes, total))
         }
+        return jobs
     }
 
-    func endRepairs(_ plan: Space.RepairPlan, _ outcome: Space.RepairOutcome) {
-        changeJobs(isRepair) { job in
+    func endRepairs(
+        _ jobs: Set<UInt64>, _ outcome: Space.RepairOutcome,
+        _ reason: String = "some of it cannot be read, or written elsewhere"
+    ) {
+        changeJobs({ jobs.contains($0.id) }) { job in
             switch outcome {
             case .done:
                 job.state = .done
                 job.totalBytes = max(job.totalBytes, repairedBytes)
                 job.doneBytes = job.totalBytes
+                if job.kind == .repair, job.disk == nil, let offline = self.offlineAndMissed {
+                    (job.state, job.reason) = (.failed, "what \(offline) has is not copied while "
+                        + "it is offline: bring it online, or retire it")
+                }
+                if let number = job.disk, job.kind != .repair, self.isRetired(number) {
+                    (job.state, job.reason) = (.failed, "something is left on it")
+                }
             case .noRoom:
                 job.state = .blocked
                 job.reason = "the other disks are too few, or too full, for the copies"
             case .failed:
-                (job.state, job.reason) = (.failed, "some of it cannot be read, or written elsewhere")
+                // A disk that could be let go all the same.
+                if let number = job.disk, job.kind != .repair, !self.isRetired(number) {
+                    job.state = .done
+                } else {
+                    (job.state, job.reason) = (.failed, reason)
+                }
             }
         }
+    }
+
+    private func isRetired(_ number: DiskNumber) -> Bool {
+        configuration.disks.contains { $0.number == number && $0.state == .retired }
+    }
+
+    /// A disk that its owner has put offline, and that a space would be more redundant with.
+    private var offlineAndMissed: String? {
+        let record = configuration.disks.first { record in
+            record.state == .offline
+                && configuration.departures.contains { $0.disk == record.number }
+        }
+        return record.map { Disk.name($0.number, $0.pathHint) }
     }
 
     /// A disk has come back: its resync is under way until no space lacks anything there.
@@ -217,11 +249,9 @@ extension Pool {
     /// - Returns: the job's id.
     public func repair() async throws(PoolError) -> UInt64 {
         try requireOpen()
-        let running = jobList.first { $0.kind == .repair && $0.disk == nil && !$0.state.isOver }
-        if let running {
-            wantSupervision()
-            return running.id
-        }
+        // One that is under way may not know of what has left since it began.
+        let waiting = jobList.first { $0.kind == .repair && $0.disk == nil && $0.state == .waiting }
+        if let waiting { return waiting.id }
         let id = addJob(.repair)
         wantSupervision()
         return id

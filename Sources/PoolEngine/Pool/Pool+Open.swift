@@ -71,7 +71,7 @@ extension Pool {
         }
         let damagedLabels = try await pool.attachMembers(found)
         try await pool.loadFences()
-        let left = Set(adopted.disks.filter(\.hasLeft).map(\.number))
+        let left = Set(adopted.disks.filter(adopted.hasLeft).map(\.number))
         _ = try await pool.giveConfiguration(
             to: pool.servingDisks.filter { left.contains($0.number) })
         try await pool.changeConfiguration { next in
@@ -129,8 +129,10 @@ extension Pool {
                 if !next.voters.contains(record.number) { next.voters.append(record.number) }
             } else {
                 next.voters.removeAll { $0 == record.number }
-                if record.state == .online || record.state == .rebuilding {
-                    next.disks[index].state = member == nil ? .missing : .failed
+                if !configuration.hasLeft(record) {
+                    if record.state != .retired {
+                        next.disks[index].state = member == nil ? .missing : .failed
+                    }
                     next.disks[index].leftAfterSequence = commonSequence
                 }
                 if startsHistory { next.disks[index].leftAfterSequence = DiskRecord.givenUp }
@@ -154,7 +156,7 @@ extension Pool {
         _ disk: Disk, _ record: DiskRecord, _ member: FoundMember
     ) async throws(PoolError) {
         disk.isRetired = record.state == .retired
-        let isAway = record.state == .failed || record.state == .missing
+        let isAway = configuration.hasLeft(record) && record.state != .offline
         if record.state == .offline {
             (disk.failure, disk.awayState) = ("put offline", .offline)
             disk.isFailureRecorded = true
@@ -170,7 +172,9 @@ extension Pool {
         do throws(PoolError) {
             try await loadTables(disk)
         } catch {
-            guard isAway || !disk.serves, error != .stopped else { throw error }
+            // The others have whatever does not lie on it alone.
+            let isBearable = isAway || !disk.serves || configuration.disks.count > 1
+            guard isBearable, error != .stopped else { throw error }
             detach(disk)
         }
     }
@@ -286,7 +290,7 @@ extension Pool {
             guard let newest else { return true }
             guard newest.poolEpoch == adopted.version.poolEpoch else { return false }
             return newest.sequence
-                >= (record.hasLeft ? record.leftAfterSequence : adopted.sequenceBefore)
+                >= (adopted.hasLeft(record) ? record.leftAfterSequence : adopted.sequenceBefore)
         }
 
         private var newerSlot: Int {
@@ -441,11 +445,14 @@ extension Label {
     }
 }
 
-extension DiskRecord {
-    var hasLeft: Bool {
-        switch state {
-        case .online, .rebuilding, .retired: false
+extension Configuration {
+    /// A disk that is away, or is taken for it until it has been made equal. One that is being retired
+    /// stays so, and has no vote while it is away.
+    func hasLeft(_ record: DiskRecord) -> Bool {
+        switch record.state {
+        case .online, .rebuilding: false
         case .offline, .missing, .failed: true
+        case .retired: !voters.contains(record.number)
         }
     }
 }

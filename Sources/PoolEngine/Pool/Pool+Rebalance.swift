@@ -19,7 +19,7 @@ extension Pool {
     private func rebalance(_ id: UInt64) async {
         let priority = configuration.settings.repairPriority ?? .normal
         await refreshStatus()
-        var stuck: Set<UInt32> = []
+        var stuck: Set<GroupName> = []
         // Each group is moved at most twice: others may take what it gave up.
         let most = spaces.reduce(0) { $0 + facts($1).groups.count } * 2
         changeJobs({ $0.id == id }) { $0.totalBytes = self.unevenBytes }
@@ -38,7 +38,7 @@ extension Pool {
                 return changeJobs({ $0.id == id }) {
                     ($0.state, $0.reason) = (.failed, "there is no room to move anything into")
                 }
-            case .failed, nil: stuck.insert(group)
+            case .failed, nil: stuck.insert(GroupName(lineage: space.lineage, id: group))
             }
             await refreshStatus()
         }
@@ -63,15 +63,15 @@ extension Pool {
     }
 
     /// A group to be moved off a disk with little room, to one with much.
-    private func nextMove(excluding stuck: Set<UInt32>) -> (space: Space, group: UInt32)? {
+    private func nextMove(excluding stuck: Set<GroupName>) -> (space: Space, group: UInt32)? {
         let ordered = takingDisks
         for full in ordered {
             for empty in ordered.reversed() where empty.freeSlabs - full.freeSlabs >= 2 {
                 for space in spaces {
                     let group = facts(space).groups.first { group in
                         let on = group.slabs.map(\.address.disk)
-                        return !stuck.contains(group.id) && on.contains(full.number)
-                            && !on.contains(empty.number)
+                        return on.contains(full.number) && !on.contains(empty.number)
+                            && !stuck.contains(GroupName(lineage: space.lineage, id: group.id))
                     }
                     if let group { return (space, group.id) }
                 }
@@ -81,19 +81,18 @@ extension Pool {
     }
 }
 
+/// A slab group of a pool.
+private struct GroupName: Hashable {
+    var lineage: Lineage
+    var id: UInt32
+}
+
 extension Space {
     /// Moves everything of a group into others.
     func relocate(_ group: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
-        guard mayRepair, !isRepairing, groups[group] != nil, !groups.isDraining(group) else {
-            return .failed
-        }
-        isRepairing = true
-        groups.startDraining(group)
-        let outcome = await evacuate(group, priority)
-        groups.stopDraining(group)
-        isRepairing = false
-        wake(&grainWaiters)
-        idle.fire()
-        return outcome
+        guard await beginRepairing() else { return .failed }
+        defer { endRepairing() }
+        guard groups[group] != nil, !groups.isDraining(group) else { return .failed }
+        return await empty(group, priority)
     }
 }

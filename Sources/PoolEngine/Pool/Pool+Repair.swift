@@ -29,8 +29,10 @@ extension Pool {
     private func noteWhoIsAway() {
         for record in configuration.disks {
             let isAway = disk(record.number)?.serves != true && record.state != .offline
+            // One that comes and goes and is never made equal is away all the time.
+            let isBehind = configuration.departures.contains { $0.disk == record.number }
             if !isAway {
-                awaySinceNs[record.number] = nil
+                if !isBehind { awaySinceNs[record.number] = nil }
             } else if awaySinceNs[record.number] == nil {
                 awaySinceNs[record.number] = engine.nowNs
             }
@@ -47,47 +49,57 @@ extension Pool {
         return UInt64(seconds) * 1_000_000_000
     }
 
-    /// When the next disk that is away will have been so for the repair delay.
-    private var nextRepairNs: UInt64? {
-        awaySinceNs.values.map { $0 &+ repairDelayNs }.filter { $0 > engine.nowNs }.min()
+    /// The disks that are away now, and since when they have been, or have come and gone.
+    private var away: [DiskNumber: UInt64] {
+        awaySinceNs.filter { disk($0.key)?.serves != true }
     }
 
-    private func repairPlan(isForced: Bool) -> Space.RepairPlan {
+    /// When the next disk that is away will have been so for the repair delay.
+    private var nextRepairNs: UInt64? {
+        away.values.map { $0 &+ repairDelayNs }.filter { $0 > engine.nowNs }.min()
+    }
+
+    private func repairPlan() -> Space.RepairPlan {
+        let jobs = jobList.filter { $0.isRepair && !$0.state.isOver }
+        let isForced = jobs.contains { $0.kind == .repair && $0.disk == nil }
         let now = engine.nowNs
-        let away = awaySinceNs.filter { isForced || now >= $0.value &+ repairDelayNs }.keys
+        let away = away.filter { isForced || now >= $0.value &+ repairDelayNs }.keys
         let retired = configuration.disks.filter { $0.state == .retired }.map(\.number)
         let serving = disks.count(where: \.takesGrants)
         return Space.RepairPlan(
             givenUp: Set(away).union(retired), serving: serving,
-            priority: configuration.settings.repairPriority ?? .normal)
+            priority: configuration.settings.repairPriority ?? .normal, jobs: Set(jobs.map(\.id)))
     }
 
     private func repairWhatIsDue() async {
-        let isForced = jobList.contains {
-            $0.kind == .repair && $0.disk == nil && !$0.state.isOver
+        let plan = repairPlan()
+        guard !hasLostQuorum else {
+            return endRepairs(plan.jobs, .failed, "the pool's disks take no more changes")
         }
-        let plan = repairPlan(isForced: isForced)
-        guard !hasLostQuorum else { return endRepairs(plan, .failed) }
         var lacking: [Space] = []
         for space in spaces {
             let needs = try? await on(space) { $0.needsRepair(plan) }
             if needs ?? false { lacking.append(space) }
         }
         guard !engine.isStopped, !isClosed else { return }
-        noteRepairsBegin(plan, isNeeded: !lacking.isEmpty)
+        let jobs = lacking.isEmpty ? plan.jobs : noteRepairsBegin(plan)
         var outcome = Space.RepairOutcome.done
         for space in lacking where !isClosed && !engine.isStopped {
             repairing = space
             let done = (try? await on(space) { await $0.repair(plan) }) ?? .failed
             repairing = nil
-            if done != .done, outcome != .failed { outcome = done }
+            outcome = outcome.and(done)
             repairedBytes += (try? await on(space) { $0.repairProgress.movedBytes }) ?? 0
         }
         if isClosed || engine.isStopped { return }
-        if outcome == .done, await !letGo(plan.givenUp) {
+        // Disk by disk: what is left on one keeps nothing from another's leaving.
+        if await !letGo(plan.givenUp), outcome == .done {
             outcome = spaces.contains { $0.copies > plan.serving } ? .noRoom : .failed
         }
-        endRepairs(plan, outcome)
+        await refreshStatus()
+        // A disk has left, or come, meanwhile: the next round goes on with these jobs.
+        if outcome == .failed, isSuperviseWanted { return }
+        endRepairs(jobs, outcome)
     }
 
     // MARK: - disks that are given up
@@ -97,29 +109,31 @@ extension Pool {
     ///
     /// - Returns: whether that is so.
     private func letGo(_ givenUp: Set<DiskNumber>) async -> Bool {
-        var isLetGo = true
+        var areLetGo = true
         for number in givenUp.sorted() {
-            guard spaces.count == configuration.spaces.count else { return false }
-            for space in spaces {
-                let isFree = try? await on(space) { await $0.hasDurablyNothing(on: number) }
-                if isFree != true { isLetGo = false }
-            }
-            guard isLetGo else { continue }
-            do throws(PoolError) {
+            let isLetGo = try? await holding(administrationLock) { () async throws(PoolError) in
                 try await letGo(number)
-            } catch {
-                isLetGo = false
             }
+            if isLetGo != true { areLetGo = false }
         }
-        return isLetGo
+        return areLetGo
     }
 
-    private func letGo(_ number: DiskNumber) async throws(PoolError) {
+    private func letGo(_ number: DiskNumber) async throws(PoolError) -> Bool {
+        // What a space claims that is not open nobody knows.
+        guard !isClosed, spaces.count == configuration.spaces.count else { return false }
+        for space in spaces {
+            guard try await on(space, { await $0.hasDurablyNothing(on: number) }) else {
+                return false
+            }
+        }
         let isRetired = configuration.disks.contains {
             $0.number == number && $0.state == .retired
         }
         let hasDeparted = configuration.departures.contains { $0.disk == number }
-        guard isRetired || hasDeparted else { return }
+        guard isRetired || hasDeparted else { return true }
+        // One that has come back meanwhile is given up no more.
+        guard isRetired || disk(number)?.serves != true else { return true }
         try await changeConfiguration { next in
             next.departures.removeAll { $0.disk == number }
             guard isRetired else { return }
@@ -127,10 +141,14 @@ extension Pool {
             next.voters.removeAll { $0 == number }
         }
         for space in spaces { try await on(space) { $0.noteLetGo(number) } }
-        guard isRetired else { return }
-        guard let disk = disk(number) else { return removePlace(number) }
+        guard isRetired else { return true }
+        guard let disk = disk(number) else {
+            removePlace(number)
+            return true
+        }
         if disk.serves { _ = try await wipeLabels([disk], during: "while its label was wiped") }
         detach(disk)
+        return true
     }
 }
 
@@ -142,6 +160,8 @@ extension Space {
         /// Disks that may take copies.
         var serving: Int
         var priority: RepairPriority
+        /// What it answers: jobs that come later are another's.
+        var jobs: Set<UInt64> = []
     }
 
     func hasNothing(on number: DiskNumber) -> Bool {

@@ -52,7 +52,8 @@ extension Pool {
             if !force { try await requireExpendable(number) }
             guard let disk = disk(number), disk.serves else {
                 return try await changeConfiguration { next in
-                    for index in next.disks.indices where next.disks[index].number == number {
+                    for index in next.disks.indices
+                    where next.disks[index].number == number && record.state != .retired {
                         next.disks[index].state = .offline
                     }
                 }
@@ -108,6 +109,7 @@ extension Pool {
         }
         let disk = found.makeDisk(configuration)
         (disk.failure, disk.awayState, disk.isFailureRecorded) = ("coming back", record.state, true)
+        disk.isRetired = record.state == .retired
         try await loadTables(disk)
         return disk
     }
@@ -149,7 +151,7 @@ extension Pool {
         }
         var next = configuration
         for index in next.disks.indices where next.disks[index].number == disk.number {
-            next.disks[index].state = .online
+            if !disk.isRetired { next.disks[index].state = .online }
         }
         if !next.voters.contains(disk.number) { next.voters.append(disk.number) }
         try await putIntoEffect(next)

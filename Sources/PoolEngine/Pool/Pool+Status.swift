@@ -121,7 +121,7 @@ extension Pool {
         let disk = disk(record.number)
         let slabs = disk.map { UInt64($0.layout.slabCount) - UInt64($0.freeSlabs) } ?? 0
         var state = record.state
-        if disk == nil, state != .failed, state != .offline { state = .missing }
+        if disk == nil, state != .failed, state != .offline, state != .retired { state = .missing }
         if let disk, !disk.serves { state = disk.awayState }
         let isBehind = configuration.departures.contains { $0.disk == record.number }
         if state == .online, isBehind { state = .rebuilding }

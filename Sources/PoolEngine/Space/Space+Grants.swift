@@ -242,20 +242,12 @@ extension Space {
                 slots.append((base, [nil, nil]))
                 continue
             }
-            var isBeyondDoubt = true
-            var sequences: [UInt64?] = [nil, nil]
-            for slot in 0..<2 {
-                let offset = half + slot * Units.blockBytes
-                switch inspect(kind, page, buffer + offset) {
-                case .valid(let sequence):
-                    sequences[slot] = sequence
-                    if best.map({ sequence > $0.sequence }) ?? true {
-                        best = FoundPage(
-                            buffer: buffer, offset: offset, slot: slot, sequence: sequence)
-                    }
-                case .neverWritten: if slot == 0 { isBeyondDoubt = false }
-                case .damaged: isBeyondDoubt = false
-                }
+            let (sequences, isBeyondDoubt) = inspectPair(kind, page, buffer + half)
+            for (slot, sequence) in sequences.enumerated() {
+                guard let sequence, best.map({ sequence > $0.sequence }) ?? true else { continue }
+                best = FoundPage(
+                    buffer: buffer, offset: half + slot * Units.blockBytes, slot: slot,
+                    sequence: sequence)
             }
             slots.append((base, sequences))
             if isBeyondDoubt, !afterCrash { break }
@@ -302,6 +294,23 @@ extension Space {
         }
         if await !io.run(), await !goOn(without: io, during: "write of metadata") { return false }
         return await flush(devices)
+    }
+
+    /// What both slots of a page hold: nil where that is not the page. It is beyond doubt where neither
+    /// is damaged.
+    func inspectPair(
+        _ kind: PieceKind, _ page: UInt32, _ offset: Int
+    ) -> (sequences: [UInt64?], isBeyondDoubt: Bool) {
+        var isBeyondDoubt = true
+        var sequences: [UInt64?] = [nil, nil]
+        for slot in 0..<2 {
+            switch inspect(kind, page, offset + slot * Units.blockBytes) {
+            case .valid(let sequence): sequences[slot] = sequence
+            case .neverWritten: if slot == 0 { isBeyondDoubt = false }
+            case .damaged: isBeyondDoubt = false
+            }
+        }
+        return (sequences, isBeyondDoubt)
     }
 
     enum Slot {

@@ -31,6 +31,10 @@ extension Space {
         case noRoom
         /// The space closes, cannot write, or something cannot be read.
         case failed
+
+        func and(_ other: RepairOutcome) -> RepairOutcome {
+            self == .failed || other == .done ? self : other
+        }
     }
 
     /// Copies that its metadata should have.
@@ -77,18 +81,29 @@ extension Space {
     }
 
     func repair(_ plan: RepairPlan) async -> RepairOutcome {
-        if isRepairing || isClosing { return .failed }
-        isRepairing = true
-        defer {
-            isRepairing = false
-            idle.fire()
-        }
+        guard await beginRepairing() else { return .failed }
+        defer { endRepairing() }
         repairProgress = RepairProgress(moved: 0, total: grainsToRepair(plan))
         for page in overlay.pageNumbers { try? await loadValues(page: page) }
+        // What cannot be read of the one keeps nothing of the other from having its copies.
         let metadata = await repairMetadata(plan)
-        guard metadata != .failed else { return .failed }
         let data = await repairData(plan)
-        return data == .done ? metadata : data
+        return metadata.and(data)
+    }
+
+    /// One repair or move of a group at a time: waits for that which is under way.
+    ///
+    /// - Returns: false: the space closes, or cannot write.
+    func beginRepairing() async -> Bool {
+        while isRepairing, mayRepair { await idle.wait() }
+        guard mayRepair else { return false }
+        isRepairing = true
+        return true
+    }
+
+    func endRepairing() {
+        isRepairing = false
+        idle.fire()
     }
 
     var mayRepair: Bool {
@@ -98,14 +113,25 @@ extension Space {
     // MARK: - metadata
 
     private func repairMetadata(_ plan: RepairPlan) async -> RepairOutcome {
-        do throws(PoolError) {
-            try await repairRoot(plan)
-            try await repairFixedPieces(plan)
-            for kind in PieceDirectory.pagedKinds where kind != .directory {
-                for index in 0..<UInt32(pieces.pieceCount(kind)) {
-                    try await repairPiece(kind, index, plan)
-                }
+        var outcome = await attempt { space throws(PoolError) in try await space.repairRoot(plan) }
+        outcome = outcome.and(
+            await attempt { space throws(PoolError) in try await space.repairFixedPieces(plan) })
+        for kind in PieceDirectory.pagedKinds where kind != .directory {
+            for index in 0..<UInt32(pieces.pieceCount(kind)) {
+                outcome = outcome.and(
+                    await attempt { space throws(PoolError) in
+                        try await space.repairPiece(kind, index, plan)
+                    })
             }
+        }
+        return outcome
+    }
+
+    private func attempt(
+        _ body: (Space) async throws(PoolError) -> Void
+    ) async -> RepairOutcome {
+        do throws(PoolError) {
+            try await body(self)
             return .done
         } catch {
             return error.isShortOfSpace ? .noRoom : .failed
@@ -144,6 +170,7 @@ extension Space {
         guard let piece = pieces.piece(kind, index), needsCopies(piece.bases, plan) else {
             return
         }
+        guard await mendPages(kind, index, piece.bases) else { throw failure }
         let (kept, count) = divide(piece.entry.copies, plan)
         let added = try await grantCopies(kind, index, count: count, beside: kept, plan)
         guard !added.isEmpty || kept.count < piece.entry.copies.count, !(kept + added).isEmpty
@@ -171,6 +198,24 @@ extension Space {
         guard await commit() else { throw failure }
         pieces.replace(kind, index, entry, bases: places.bases(of: entry.copies))
         await giveBack(piece.entry.copies.filter { !entry.copies.contains($0) })
+    }
+
+    /// A copy may be damaged where another is right: before one is copied its pages are.
+    private func mendPages(
+        _ kind: PieceKind, _ index: UInt32, _ copies: [SlabGroups.Base]
+    ) async -> Bool {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        let isRead = await readPiece(copies, into: buffer)
+        let first = index * UInt32(MetadataPage.pagesPerPiece)
+        let doubtful = (0..<UInt32(MetadataPage.pagesPerPiece)).filter { page in
+            let offset = buffer + Int(page) * 2 * Units.blockBytes
+            return !isRead || !inspectPair(kind, first + page, offset).isBeyondDoubt
+        }
+        engine.scratch.give(buffer)
+        for page in doubtful {
+            guard await scrubPage(kind, first + page) else { return mayRepair }
+        }
+        return mayRepair
     }
 
     private func giveBack(_ copies: [PieceAddress]) async {
@@ -202,27 +247,24 @@ extension Space {
 
     /// What one copy cannot give, another does.
     private func readPiece(_ copies: [SlabGroups.Base], into buffer: Int) async -> Bool {
-        var lacking: [Int]?
+        var lacking = Array(0..<Units.pieceBytes / Units.blockBytes)
         for source in copies where departed.isCurrent(source) {
-            let wanted = lacking ?? Array(0..<Units.pieceBytes / Units.blockBytes)
-            let io = IOBatch(engine)
-            let runs = lacking == nil ? [0..<wanted.count] : wanted.map { $0..<$0 + 1 }
-            for run in runs {
-                let offset = run.lowerBound * Units.blockBytes
-                io.read(
-                    source.device, at: source.offsetBytes + UInt64(offset),
-                    bytes: run.count * Units.blockBytes, into: buffer + offset)
+            // As few reads as can be, and where one of them fails block by block.
+            for runs in [Self.runs(of: lacking), lacking.map { $0..<$0 + 1 }] {
+                let io = IOBatch(engine)
+                for run in runs {
+                    let offset = run.lowerBound * Units.blockBytes
+                    io.read(
+                        source.device, at: source.offsetBytes + UInt64(offset),
+                        bytes: run.count * Units.blockBytes, into: buffer + offset)
+                }
+                if await io.run() { return true }
+                if engine.isStopped { return false }
+                noteReadError(source.device)
+                lacking = zip(runs, io.statuses).filter { $0.1 != .ok }.flatMap { Array($0.0) }
             }
-            if await io.run() { return true }
-            if engine.isStopped { return false }
-            noteReadError(source.device)
-            if lacking == nil {
-                lacking = wanted
-                continue
-            }
-            lacking = zip(wanted, io.statuses).filter { $0.1 != .ok }.map(\.0)
         }
-        return lacking?.isEmpty ?? false
+        return false
     }
 
     /// The root's own place: the configuration names it.
@@ -345,14 +387,24 @@ extension Space {
         let victims = groups.records.filter { isDegraded($0, plan) }
         // Most at risk first: those with the fewest copies left.
         let ordered = victims.sorted { (risk($0, plan), $0.id) < (risk($1, plan), $1.id) }
+        var outcome = RepairOutcome.done
         for victim in ordered.dropLast(Mutant.isActive(.retireForgetsGroup) ? 1 : 0) {
-            groups.startDraining(victim.id)
-            let outcome = await evacuate(victim.id, plan.priority)
-            groups.stopDraining(victim.id)
-            wake(&grainWaiters)
-            guard outcome == .done else { return outcome }
+            guard mayRepair else { return .failed }
+            // One that cannot be read to its end keeps nothing from the others.
+            outcome = outcome.and(await empty(victim.id, plan.priority))
+            if outcome == .noRoom { break }
         }
-        return .done
+        return outcome
+    }
+
+    /// Moves everything of a group into others; meanwhile it takes nothing.
+    func empty(_ group: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
+        groups.startDraining(group)
+        defer {
+            groups.stopDraining(group)
+            wake(&grainWaiters)
+        }
+        return await evacuate(group, priority)
     }
 
     /// The fewest copies that any column has left.

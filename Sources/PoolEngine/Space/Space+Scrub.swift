@@ -176,18 +176,22 @@ extension Space {
         defer { noteTaskEnded() }
         for page in 0..<UInt32(MetadataPage.pagesPerPiece) {
             let number = piece * UInt32(MetadataPage.pagesPerPiece) + page
-            await checkpointLock.acquire(engine)
-            defer { checkpointLock.release() }
-            guard mayRepair, kind == .directory || pieces.has(kind, page: number) else {
-                return mayRepair
-            }
-            do throws(PoolError) {
-                let found = try await readPage(kind, number, afterCrash: true)
-                engine.scratch.give(found.buffer)
-            } catch {
-                // Its readers are told when they come to it.
-                if !mayRepair { return false }
-            }
+            guard await scrubPage(kind, number) else { return mayRepair }
+        }
+        return true
+    }
+
+    /// - Returns: false: the page is no more, or the space closes, or cannot be written.
+    func scrubPage(_ kind: PieceKind, _ page: UInt32) async -> Bool {
+        await checkpointLock.acquire(engine)
+        defer { checkpointLock.release() }
+        guard mayRepair, kind == .directory || pieces.has(kind, page: page) else { return false }
+        do throws(PoolError) {
+            let found = try await readPage(kind, page, afterCrash: true)
+            engine.scratch.give(found.buffer)
+        } catch {
+            // Its readers are told when they come to it.
+            return mayRepair
         }
         return true
     }
