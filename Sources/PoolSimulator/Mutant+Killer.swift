@@ -30,7 +30,6 @@ extension Mutant {
         case .moveBeforeData: Killer(.compaction, Self.mismatch, Self.garbage)
         case .joinLateFlush: Killer(.retire, Self.mismatch, Self.garbage)
         case .keepOlderRoot: Killer(.retire, "a piece that does not exist")
-        case .letGoUndurably: Killer(.retire, "a piece that does not exist")
         case .settleUnread: Killer(.simpleAway, Self.mismatch)
         case .replayKeepsValues: Killer(.trim, Self.mismatch, Self.garbage)
 
@@ -66,13 +65,14 @@ extension Mutant {
         case .forgetMissedLeftBehind: Self.unequal(.killedAway)
         case .forgetPastBudget: Self.unequal(.missedBudget)
         case .forgetOthersMissed: Self.unequal(.returningMirror3)
-        case .returningLacksWrites: Self.unequal(.returningBusy)
+        case .returningLacksWrites: Self.unequal(.checkpointAway)
         case .ignoreFailedWrite: Self.unequal(.writeError)
         case .ignoreFailedFlush: Self.unequal(.flushError)
         case .readReturning: Killer(.returningPlain, Self.stale)
         case .settleFromReturning: Killer(.returningPlain, Self.stale)
-        case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
-        case .forgetMissedPages: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros)
+        case .keepStaleMetadata: Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros, Self.noGroup)
+        case .forgetMissedPages:
+            Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros, Self.noGroup)
         case .forgetPagesUnderWay: Killer(.checkpointLeft, Self.mismatch, Self.stale, Self.zeros)
         case .keepStaleJournal: Killer(.departure, "of its journal is lost")
         case .returnKeepsSlabs: Killer(.releaseAway, "slabs and claims", "failed: noSpace")
@@ -111,5 +111,6 @@ extension Mutant {
     private static let stale = "is stale"
     private static let zeros = ": zeros; allowed"
     private static let accepted = "which is to be refused, is taken back"
+    private static let noGroup = "which does not exist"
     private static let notGranted = "which is not granted to it"
 }

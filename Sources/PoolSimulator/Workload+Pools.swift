@@ -167,7 +167,9 @@ extension Workload {
         stage.trim(stage.grain(39))
         stage.write(8..<40)
         stage.finish()
-        guard stage.site.resizeSpace("a", grains: 10) else { return }
+        guard stage.site.resizeSpace("a", grains: 10), stage.site.close(export: false),
+            stage.site.recover()
+        else { return }
         stage.write(9 * 2048 + 50..<9 * 2048 + 130)
         stage.flush()
         stage.finish()

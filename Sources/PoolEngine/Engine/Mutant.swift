@@ -32,8 +32,6 @@ public enum Mutant: String, CaseIterable, Sendable {
     case groupFreedEarly
     /// A space is cut off while its journal still speaks of what lay behind.
     case shrinkKeepsRecords
-    /// A disk leaves though a crash would bring back what it held.
-    case letGoUndurably
     /// What could not be read of a simple space is settled all the same.
     case settleUnread
     /// A flush that somebody had is taken for one of what was written since.
@@ -136,21 +134,19 @@ public enum Mutant: String, CaseIterable, Sendable {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .joinLateFlush,
-            .letGoUndurably, .keepOlderRoot, .moveForgetsValues,
-            .groupFreedEarly, .shrinkKeepsRecords, .forgetUnflushed, .forgetUnflushedEarly,
-            .believeUnflushed, .leaveUnequal, .forgetIntents, .leaveCopiesBehind,
-            .forgetDirtyWhenAway, .caughtUpUnflushed, .forgetLateMissed,
+            .keepOlderRoot, .moveForgetsValues, .groupFreedEarly, .forgetUnflushed,
+            .forgetUnflushedEarly, .believeUnflushed, .leaveUnequal, .forgetIntents,
+            .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed, .forgetLateMissed,
             .forgetMissedLeftBehind, .pieceFreedEarly, .pieceUnflushed, .rootUnflushed,
             .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata, .forgetMissedPages,
             .forgetPagesUnderWay:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
-            .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime,
-            .countStaleVoters, .acceptOtherHistory, .scrubFromWrong, .scrubUnheld,
-            .scrubSkipsUnreadable, .retireForgetsGroup, .forgetHoles, .returningLacksWrites,
-            .returnKeepsSlabs, .forgetMissedMark, .keepStaleJournal, .forgetPastBudget,
-            .resyncUnverified, .settleUnread:
+            .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
+            .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
+            .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites, .forgetMissedMark, .keepStaleJournal, .forgetPastBudget,
+            .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
             false
         }
     }

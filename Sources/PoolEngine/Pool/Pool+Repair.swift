@@ -165,16 +165,12 @@ extension Space {
     }
 
     func hasNothing(on number: DiskNumber) -> Bool {
-        let claims = claims(on: number)
-        return claims.slabs.isEmpty && claims.pieces.isEmpty
-            || Mutant.isActive(.retireForgetsGroup)
+        claims(on: number).isEmpty || Mutant.isActive(.retireForgetsGroup)
     }
 
     /// Likewise after any crash.
     func hasDurablyNothing(on number: DiskNumber) async -> Bool {
-        guard hasNothing(on: number) else { return false }
-        if Mutant.isActive(.letGoUndurably) { return true }
-        return await commit()
+        hasNothing(on: number) ? await commit() : false
     }
 
     /// The disk is nothing to it any more.

@@ -176,38 +176,33 @@ extension Pool {
     /// Compares the disk's tables with what spaces claim on it, and frees what nobody does.
     private func confirmClaims(_ disk: Disk) async throws(PoolError) {
         let number = disk.number
-        var slabs: [SlabAddress: SlabEntry] = [:]
-        var pieces: Set<PieceAddress> = []
+        var claimed = Claims()
         var confirmed: Set<Lineage> = []
         for space in spaces {
-            let lineage = space.lineage
+            // In this order: what is claimed no more must not be claimed after a crash either.
             let (claims, isDurable) = try await on(space) { space in
-                // In this order: what is claimed no more must not be claimed after a crash either.
                 (space.claims(on: number), await space.commit())
             }
-            if isDurable { confirmed.insert(lineage) }
-            for (address, entry) in claims.slabs {
-                guard disk.slabs.entries.indices.contains(Int(address.slab)),
-                    disk.slabs[Int(address.slab)] == entry
-                else { throw .olderTime(path: disk.name) }
-                slabs[address] = entry
-            }
-            for piece in claims.pieces {
-                guard disk.entry(of: piece)?.lineage == lineage else {
-                    throw .olderTime(path: disk.name)
-                }
-                pieces.insert(piece)
-            }
+            claimed.formUnion(claims)
+            if isDurable { confirmed.insert(space.lineage) }
         }
         // Of a space that is not open, or commits no more, nobody knows what it claims.
-        if Mutant.isActive(.returnKeepsSlabs) { return }
-        let closed = Set(configuration.spaces.map(\.lineage)).subtracting(confirmed)
+        let unknown = Set(configuration.spaces.map(\.lineage)).subtracting(confirmed)
             .union([.metadata])
         try await holding(tableLock) { () async throws(PoolError) in
+            // Nothing is given back meanwhile: what is claimed now has to be there.
+            for space in spaces {
+                let claims = try await on(space) { $0.claims(on: number) }
+                guard disk.has(claims, of: space.lineage) else {
+                    throw .olderTime(path: disk.name)
+                }
+                claimed.formUnion(claims)
+            }
+            if Mutant.isActive(.returnKeepsSlabs) { return }
             free(on: [disk]) { entry, address in
-                !closed.contains(entry.lineage) && slabs[address] == nil
+                !unknown.contains(entry.lineage) && claimed.slabs[address] == nil
             } pieces: { entry, address in
-                !closed.contains(entry.lineage) && !pieces.contains(address)
+                !unknown.contains(entry.lineage) && !claimed.pieces.contains(address)
             }
         }
     }
@@ -226,21 +221,40 @@ extension Pool {
     }
 }
 
+/// What a space, or several, have on a disk.
+struct Claims: Sendable {
+    var slabs: [SlabAddress: SlabEntry] = [:]
+    var pieces: Set<PieceAddress> = []
+
+    var isEmpty: Bool { slabs.isEmpty && pieces.isEmpty }
+
+    mutating func formUnion(_ other: Claims) {
+        slabs.merge(other.slabs) { _, new in new }
+        pieces.formUnion(other.pieces)
+    }
+}
+
+extension Disk {
+    /// Whether its tables say so, too.
+    fileprivate func has(_ claims: Claims, of lineage: Lineage) -> Bool {
+        claims.slabs.allSatisfy { address, entry in
+            slabs.entries.indices.contains(Int(address.slab)) && slabs[Int(address.slab)] == entry
+        } && claims.pieces.allSatisfy { entry(of: $0)?.lineage == lineage }
+    }
+}
+
 extension Space {
     /// What it has on a disk, as its tables should say.
-    func claims(
-        on number: DiskNumber
-    ) -> (slabs: [(SlabAddress, SlabEntry)], pieces: [PieceAddress]) {
-        var slabs: [(SlabAddress, SlabEntry)] = []
+    func claims(on number: DiskNumber) -> Claims {
+        var claims = Claims()
         for group in groups.records {
             for (column, slab) in group.slabs.enumerated() where slab.address.disk == number {
-                let entry = SlabEntry(
+                claims.slabs[slab.address] = SlabEntry(
                     lineage: lineage, group: group.id, column: UInt16(column),
                     generation: slab.generation)
-                slabs.append((slab.address, entry))
             }
         }
-        let pieces = claimedPieceAddresses.filter { $0.disk == number }
-        return (slabs, pieces)
+        claims.pieces = Set(claimedPieceAddresses.filter { $0.disk == number })
+        return claims
     }
 }
