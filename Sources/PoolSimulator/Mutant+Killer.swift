@@ -27,6 +27,7 @@ extension Mutant {
         case .checkpointFromMemory: Killer(.busyShrink, Self.mismatch)
         case .reuseEarly: Killer(.refill, Self.mismatch, Self.foreign)
         case .discardEarly: Killer(.refill, Self.mismatch, Self.garbage)
+        case .moveIgnoresWrites: Killer(.rebalance, Self.mismatch, Self.stale)
         case .moveBeforeData: Killer(.compaction, Self.mismatch, Self.garbage)
         case .joinLateFlush: Killer(.retire, Self.mismatch, Self.garbage)
         case .keepOlderRoot: Killer(.retire, "a piece that does not exist")

@@ -68,6 +68,9 @@ public struct Workload: Sendable {
         limits.scratchPages = 16
         limits.scratchPairs = 4
         limits.scratchGrains = 6
+        // A grain in two steps, without waiting for clients who never rest.
+        limits.repairChunkBytes = 512 << 10
+        limits.repairFloorBytesPerSecond = 1 << 40
         return limits
     }
 

@@ -111,8 +111,9 @@ import Testing
         var rewritten: Set<UInt64> = []
         let end = world.nowNs + 60_000_000_000
         while world.nowNs < end, world.step() {
-            let grain = space.movingGrain
-            guard grain != .max, rewritten.insert(grain).inserted else { continue }
+            guard let grain = space.moving.keys.first, rewritten.insert(grain).inserted else {
+                continue
+            }
             #expect(
                 world.perform(.write, space, grain * Self.grain + 8192, 4096, data: 255) == .ok)
         }

@@ -45,6 +45,7 @@ public final class Engine: @unchecked Sendable {
     var failedDevices = DeviceSet()
 
     var readLatency = ReadLatency()
+    var repairPace = RepairPace()
     /// What tells one hedge from another.
     var hedges: UInt32 = 0
     private(set) lazy var readWatch = Signal(self)

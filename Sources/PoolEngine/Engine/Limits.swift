@@ -48,6 +48,10 @@ public struct Limits: Sendable {
     public var compactGrainNs: UInt64 = 16_000_000
     /// Grains that are moved off a disk at a time, each with a buffer of 1 MiB.
     public var repairMovers = 4
+    /// While clients are at work one of them goes on, in chunks of so many bytes at a time, and not
+    /// slower than this (`RepairPace.swift`).
+    public var repairChunkBytes = 64 << 10
+    public var repairFloorBytesPerSecond: UInt64 = 2 << 20
     /// Grains that one commit moves.
     public var compactBatch = 32
     /// Map entries looked at in one go.
@@ -89,6 +93,9 @@ public struct Limits: Sendable {
         precondition(parkedWrites >= 0 && parkedBytes >= 0)
         precondition(hedgeAfterNs >= 2 && (0...100).contains(hedgePercent) && lateNs > 0)
         precondition(compactBatch >= 1 && compactScan >= 1)
+        precondition(
+            repairChunkBytes >= Units.blockBytes && repairChunkBytes % Units.blockBytes == 0
+                && repairFloorBytesPerSecond >= 1)
         precondition(repairMovers >= 1 && repairMovers + 2 <= scratchGrains)
         precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
     }

@@ -36,6 +36,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case settleUnread
     /// A flush that somebody had is taken for one of what was written since.
     case joinLateFlush
+    /// A grain is moved as it was before somebody wrote to it.
+    case moveIgnoresWrites
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
     case moveForgetsValues
     /// What a killed process had acknowledged is not committed.
@@ -146,7 +148,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites, .forgetMissedMark, .keepStaleJournal, .forgetPastBudget,
-            .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
+            .moveIgnoresWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
             false
         }
     }

@@ -73,6 +73,8 @@ struct RequestRecord {
     var copy: UInt8 = 0
     /// Another copy has been asked, too; 0: none, else what tells this time from any other.
     var hedge: UInt32 = 0
+    /// When it came.
+    var takenNs: UInt64 = 0
     /// Of a read that may be hedged, when its legs were sent; 0 otherwise.
     var sentNs: UInt64 = 0
     var status: RequestStatus = .ok

@@ -198,13 +198,17 @@ extension Space {
 
     // MARK: - one grain
 
+    /// - Parameter pace: it is copied in chunks, each when ``RepairPace`` says; nil: at once.
     func move(
-        _ grain: UInt64, outOf victim: UInt32, holdsRange: Bool, _ mayGoOn: () -> Bool
+        _ grain: UInt64, outOf victim: UInt32, holdsRange: Bool, pace: RepairPriority? = nil,
+        _ mayGoOn: () -> Bool
     ) async -> Move {
         guard await isReadyToCopy(grain, mayGoOn) else { return mayGoOn() ? .failed : .stopped }
         guard var held = await hold(grain, mayGoOn) else { return .stopped }
         let source = map[grain]
-        guard source.isMapped, source.group == victim, let values = valuesInMemory(grain) else {
+        guard source.isMapped, source.group == victim, moving[grain] == nil,
+            let values = valuesInMemory(grain)
+        else {
             letGo(held)
             return .stale
         }
@@ -212,17 +216,18 @@ extension Space {
             letGo(held)
             return .stopped
         }
-        defer { if !holdsRange { movingGrain = .max } }
+        defer { if !holdsRange { moving[grain] = nil } }
         if !holdsRange {
-            (movingGrain, isMoveStale) = (grain, false)
+            moving[grain] = false
             letGo(held)
         }
-        var outcome = await copy(grain, from: source, to: target, values, holdsRange: holdsRange)
+        var outcome = await copy(
+            grain, from: source, to: target, values, holdsRange: holdsRange, pace: pace)
         if !holdsRange {
             guard let again = await hold(grain, mayGoOn) else { return .stopped }
             held = again
             // Written to, or moved by somebody else: what was copied is of the old place.
-            if isMoveStale || map[grain] != source, outcome == .moved { outcome = .stale }
+            if isStale(grain, source), outcome == .moved { outcome = .stale }
         }
         if outcome == .moved {
             changePlace(grain, to: target)
@@ -272,57 +277,92 @@ extension Space {
         }
     }
 
+    /// Copied without its range held, it has been written to, or lies elsewhere by now.
+    private func isStale(_ grain: UInt64, _ source: GrainMap.Entry) -> Bool {
+        moving[grain] ?? false || map[grain] != source
+    }
+
     private func copy(
         _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry,
-        _ values: [UInt32], holdsRange: Bool
+        _ values: [UInt32], holdsRange: Bool, pace: RepairPriority?
     ) async -> Move {
-        let buffer = await engine.scratch.take(bytes: Units.grainBytes)
+        let chunk =
+            pace == nil ? values.count : engine.limits.repairChunkBytes / Units.blockBytes
+        var devices = DeviceSet()
+        for first in stride(from: 0, to: values.count, by: chunk) {
+            let blocks = first..<min(first + chunk, values.count)
+            if let pace { await waitForTurn(bytes: blocks.count * Units.blockBytes, pace) }
+            let outcome = await copy(
+                grain, blocks, from: source, to: target, values, holdsRange: holdsRange, &devices)
+            guard outcome == .moved else { return outcome }
+        }
+        // Durable before anything says so: the log of a killed process is believed in this.
+        if !Mutant.isActive(.moveBeforeData), await !flushTogether(devices) { return .stopped }
+        return !holdsRange && isStale(grain, source) ? .stale : .moved
+    }
+
+    private func copy(
+        _ grain: UInt64, _ blocks: Range<Int>, from source: GrainMap.Entry,
+        to target: GrainMap.Entry, _ values: [UInt32], holdsRange: Bool,
+        _ devices: inout DeviceSet
+    ) async -> Move {
+        let buffer = await engine.scratch.take(bytes: blocks.count * Units.blockBytes)
         defer { engine.scratch.give(buffer) }
         // Its old place may be gone by now, and its group with it.
-        if !holdsRange, isMoveStale || map[grain] != source { return .stale }
-        let outcome = await read(grain, source, values, into: buffer, holdsRange: holdsRange)
+        if !holdsRange, isStale(grain, source) { return .stale }
+        let outcome = await read(
+            grain, blocks, source, values, into: buffer, holdsRange: holdsRange)
         guard outcome == .moved else { return outcome }
+        if !holdsRange, groups[target.group] == nil { return .stale }
         let io = IOBatch(engine)
-        var devices = DeviceSet()
         for copy in 0..<copies {
             groups.forEachRun(
-                target, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+                target, copy: copy, offsetBytes: blocks.lowerBound * Units.blockBytes,
+                lengthBytes: blocks.count * Units.blockBytes
             ) { base, position, bytes in
                 guard departed.takesData(base) else { return }
                 io.write(base.device, at: base.offsetBytes, bytes: bytes, from: buffer + position)
                 devices.insert(base.device)
             }
         }
-        guard await io.run() else {
-            await failDevices(io.devices(with: .ioError), during: "move")
-            return .stopped
+        if await io.run() { return .moved }
+        await failDevices(io.devices(with: .ioError), during: "move")
+        return .stopped
+    }
+
+    /// Repair goes on while clients are at work.
+    func waitForTurn(bytes: Int, _ priority: RepairPriority) async {
+        while !engine.isStopped, !isClosing {
+            let now = engine.nowNs
+            let startNs = engine.repairPace.start(
+                bytes: bytes, nowNs: now, isPatient: priority == .low,
+                floor: engine.limits.repairFloorBytesPerSecond)
+            if startNs <= now { return }
+            await nap(ns: startNs - now)
         }
-        // Durable before anything says so: the log of a killed process is believed in this.
-        if !Mutant.isActive(.moveBeforeData), await !flushTogether(devices) { return .stopped }
-        return isMoveStale && !holdsRange ? .stale : .moved
     }
 
     /// Reads a grain from one copy; with its range held, each block that does not match from whichever
     /// does. UNWRITTEN blocks become zeros: what lies there is nobody's.
     private func read(
-        _ grain: UInt64, _ source: GrainMap.Entry, _ values: [UInt32], into buffer: Int,
-        holdsRange: Bool
+        _ grain: UInt64, _ blocks: Range<Int>, _ source: GrainMap.Entry, _ values: [UInt32],
+        into buffer: Int, holdsRange: Bool
     ) async -> Move {
         let io = IOBatch(engine)
-        let whole = (0..<copies).first {
-            isCurrent(source, copy: $0, blocks: 0..<Units.blocksPerGrain)
-        }
+        let whole = (0..<copies).first { isCurrent(source, copy: $0, blocks: blocks) }
         if let whole {
             groups.forEachRun(
-                source, copy: whole, offsetBytes: 0, lengthBytes: Units.grainBytes
+                source, copy: whole, offsetBytes: blocks.lowerBound * Units.blockBytes,
+                lengthBytes: blocks.count * Units.blockBytes
             ) { base, position, bytes in
                 io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
             }
         }
         let isRead = await io.run() && whole != nil
-        for (block, value) in values.enumerated() {
+        for (position, block) in blocks.enumerated() {
             if engine.isStopped { return .stopped }
-            let target = buffer + block * Units.blockBytes
+            let value = values[block]
+            let target = buffer + position * Units.blockBytes
             if value == BlockValue.unwritten {
                 unsafe engine.arena.bytes(target, Units.blockBytes)
                     .initializeMemory(as: UInt8.self, repeating: 0)

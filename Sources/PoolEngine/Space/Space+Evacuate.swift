@@ -4,13 +4,16 @@ import PoolFormat
 ///
 /// Grains move as compaction moves them, with their ranges held. Several movers share the work, as
 /// disks are kept busy by nothing less; of those that are done writing, one flushes for all. While
-/// clients are at work all movers but one rest, and that one rests most of the time.
+/// clients are at work all movers but one rest, and that one goes on in small steps, as fast as they
+/// do not notice (`RepairPace.swift`); what they write to meanwhile it copies again.
 extension Space {
     /// Moves every grain of a group elsewhere, and gives the group back.
     func evacuate(_ victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
         // What is written to all the time is looked for again.
-        for _ in 0..<3 {
-            guard let left = await moveAll(outOf: victim, priority) else { return .failed }
+        for round in 0..<4 {
+            guard let left = await moveAll(outOf: victim, priority, holdsRanges: round > 1) else {
+                return .failed
+            }
             guard left != .noRoom else { return .noRoom }
             await releaseFreed()
             guard mayRepair else { return .failed }
@@ -40,8 +43,11 @@ extension Space {
     // MARK: - movers
 
     /// - Returns: nil: there is no point in going on.
-    private func moveAll(outOf victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome? {
+    private func moveAll(
+        outOf victim: UInt32, _ priority: RepairPriority, holdsRanges: Bool
+    ) async -> RepairOutcome? {
         let pass = Evacuation(engine, victim, priority)
+        pass.holdsRanges = holdsRanges
         pass.movers = engine.limits.repairMovers
         for number in 0..<pass.movers { background { await $0.run(mover: number, pass) } }
         while pass.movers > 0, !engine.isStopped { await pass.moverEnded.wait() }
@@ -64,8 +70,7 @@ extension Space {
                 let outcome = await makeRoom(unless: { $0.groups.freeGrains > 0 })
                 guard outcome == .done else { return pass.outcome = outcome }
             }
-            let begun = engine.nowNs
-            switch await move(grain, outOf: pass.victim, holdsRange: true, { self.mayRepair }) {
+            switch await move(grain, pass) {
             case .moved:
                 counters.movedGrains += 1
                 repairProgress.moved += 1
@@ -79,8 +84,19 @@ extension Space {
                 pass.uncommitted = 0
                 guard await commit() else { return pass.outcome = nil }
             }
-            if isBusy(pass) { await yield(since: begun, pass.priority) }
         }
+    }
+
+    private func move(_ grain: UInt64, _ pass: Evacuation) async -> Move {
+        let isPaced = pass.priority != .high && isBusy(pass)
+        if isPaced, !pass.holdsRanges {
+            return await move(
+                grain, outOf: pass.victim, holdsRange: false, pace: pass.priority,
+                { self.mayRepair })
+        }
+        // Whoever waits for it waits for one grain, not for its turns.
+        if isPaced { await waitForTurn(bytes: Units.grainBytes, pass.priority) }
+        return await move(grain, outOf: pass.victim, holdsRange: true, { self.mayRepair })
     }
 
     private func nextGrain(_ pass: Evacuation) async -> UInt64? {
@@ -103,18 +119,6 @@ extension Space {
             pass.requestsSeen = requests
         }
         return engine.nowNs < pass.busyUntilNs
-    }
-
-    /// Clients have the disks for a while that depends on how long the last grain took.
-    private func yield(since begun: UInt64, _ priority: RepairPriority) async {
-        let took = engine.nowNs &- begun
-        let pause: UInt64 =
-            switch priority {
-            case .low: took &* 8
-            case .normal: took &* 2
-            case .high: 0
-            }
-        if pause > 0 { await nap(ns: min(pause, 1_000_000_000)) }
     }
 
     /// Another group, unless there is room by now.
@@ -159,6 +163,8 @@ private final class Evacuation: @unchecked Sendable {
     var next: Int? = 0
     var uncommitted = 0
     var movers = 0
+    /// Clients wait for a grain that is moved: what was written to all the time.
+    var holdsRanges = false
     /// nil: there is no point in going on.
     var outcome: Space.RepairOutcome? = .done
     var requestsSeen: UInt64?

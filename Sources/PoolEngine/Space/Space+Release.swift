@@ -136,7 +136,7 @@ extension Space {
         for grain in first..<max(first, end) {
             let isUnderWay =
                 pending.grains.old(grain) != nil || committing.grains.old(grain) != nil
-            if map[grain].isMapped || isUnderWay || movingGrain == grain { return false }
+            if map[grain].isMapped || isUnderWay || moving[grain] != nil { return false }
         }
         guard kind == .checksum else {
             // A map page that is behind would bring its grains back.

@@ -44,6 +44,7 @@ extension Space {
         table[index].isFUA = request.flags.contains(.fua)
         table[index].bufferOffset = request.bufferOffset
         table[index].cookie = request.cookie
+        table[index].takenNs = engine.nowNs
         setRange(index, request.offsetBytes, request.lengthBytes)
         return index
     }
@@ -81,8 +82,8 @@ extension Space {
     }
 
     private func prepare(_ request: RequestIndex) {
-        if table[request].grain == movingGrain, table[request].changesGrain {
-            isMoveStale = true
+        if !moving.isEmpty, table[request].changesGrain, moving[table[request].grain] != nil {
+            moving[table[request].grain] = !Mutant.isActive(.moveIgnoresWrites)
         }
         switch table[request].kind {
         case .read: prepareRead(request)
@@ -130,6 +131,14 @@ extension Space {
         }
     }
 
+    private func noteTook(_ request: RequestIndex) {
+        switch table[request].kind {
+        case .read, .write:
+            engine.repairPace.note(tookNs: engine.nowNs &- table[request].takenNs)
+        case .trim, .zero, .zeroEdge, .flush, .blockStatus, .cache, .hold: break
+        }
+    }
+
     func giveScratch(_ request: RequestIndex) {
         if table[request].headScratch >= 0 { engine.scratch.give(table[request].headScratch) }
         if table[request].tailScratch >= 0 { engine.scratch.give(table[request].tailScratch) }
@@ -142,6 +151,7 @@ extension Space {
     ) {
         engine.replies.append(
             SpaceReply(cookie: table[request].cookie, status: status, extent: extent))
+        if engine.repairPace.isWatching(nowNs: engine.nowNs) { noteTook(request) }
         table.give(request)
         inFlight -= 1
         if inFlight == 0 { idle.fire() }

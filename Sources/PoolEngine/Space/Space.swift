@@ -151,15 +151,13 @@ public final class Space: @unchecked Sendable {
     /// It is being shrunk: no region is left dirty for longer than it takes.
     var isShrinking = false
 
-    // Compaction: one grain moves at a time.
+    // Moves of grains, and compaction.
     /// Whether sparse groups are emptied while nobody waits for their room.
     var compacts = true
     /// Checksum pieces of which a grain was unmapped: maybe they describe nothing any more.
     var emptiedPieces: Set<UInt32> = []
-    /// The grain being copied without its range held; `.max`: none.
-    var movingGrain = UInt64.max
-    /// A write has come to it since.
-    var isMoveStale = false
+    /// The grains being copied without their ranges held, and whether a write has come to them since.
+    var moving: [UInt64: Bool] = [:]
     var isCompacting = false
     /// Groups with a grain that cannot be read: left alone until the space is opened anew.
     var unmovableGroups: Set<UInt32> = []
