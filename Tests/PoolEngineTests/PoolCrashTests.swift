@@ -142,7 +142,8 @@ import Testing
             for group in state.groups.suffix(2) {
                 try await state.pool.releaseGroup(group, lineage: state.lineage)
             }
-            try await state.pool.releasePieces(state.pieces.flatMap(\.copies))
+            try await state.pool.releasePieces(
+                state.pieces.flatMap(\.copies), of: state.lineage)
         } check: { world, state, cut, ended in
             let pool = try #require(world.open()).get()
             if ended { #expect(pool.status().allocatedBytes == UInt64(24) << 28) }

@@ -176,7 +176,7 @@ import Testing
         #expect(pool.status().allocatedBytes == UInt64(2) << 28)
         try #require(
             world.run { _ throws(PoolError) in
-                try await pool.releasePieces(entries.flatMap(\.copies))
+                try await pool.releasePieces(entries.flatMap(\.copies), of: Lineage(9))
             }
         ).get()
         // Empty metadata slabs went back to their disks.

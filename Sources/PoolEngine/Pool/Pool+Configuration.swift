@@ -232,6 +232,7 @@ extension Pool {
         guard !away.isEmpty else { return }
         let departures = configuration.departures
         noteResyncs()
+        departuresChanged += 1
         wantSupervision()
         for space in spaces {
             let lineage = space.lineage

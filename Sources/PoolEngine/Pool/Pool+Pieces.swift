@@ -153,11 +153,12 @@ extension Pool {
         preconditionFailure("a disk with free pieces has one")
     }
 
-    /// Gives pieces back, durably; metadata slabs that become empty go back to the disk.
-    func releasePieces(_ pieces: [PieceAddress]) async throws(PoolError) {
+    /// Gives pieces of a space back, durably; metadata slabs that become empty go back to the disk.
+    /// One that has been given back already, and granted to another, stays.
+    func releasePieces(_ pieces: [PieceAddress], of lineage: Lineage) async throws(PoolError) {
         try await holding(tableLock) { () async throws(PoolError) in
             for piece in pieces {
-                guard let disk = disk(piece.disk), disk.entry(of: piece)?.isFree == false,
+                guard let disk = disk(piece.disk), disk.entry(of: piece)?.lineage == lineage,
                     let index = disk.metadataIndex(ofSlab: piece.slab)
                 else { continue }
                 disk.freePiece(index, Int(piece.piece))

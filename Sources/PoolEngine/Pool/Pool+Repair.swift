@@ -73,6 +73,9 @@ extension Pool {
 
     private func repairWhatIsDue() async {
         let plan = repairPlan()
+        let departuresBefore = departuresChanged
+        // Who asks for a repair from here on gets another.
+        changeJobs({ plan.jobs.contains($0.id) && $0.state == .waiting }) { $0.state = .running }
         guard !hasLostQuorum else {
             return endRepairs(plan.jobs, .failed, "the pool's disks take no more changes")
         }
@@ -94,11 +97,11 @@ extension Pool {
         if isClosed || engine.isStopped { return }
         // Disk by disk: what is left on one keeps nothing from another's leaving.
         if await !letGo(plan.givenUp), outcome == .done {
-            outcome = spaces.contains { $0.copies > plan.serving } ? .noRoom : .failed
+            outcome = spaces.contains { $0.mostCopies > plan.serving } ? .noRoom : .failed
         }
         await refreshStatus()
         // A disk has left, or come, meanwhile: the next round goes on with these jobs.
-        if outcome == .failed, isSuperviseWanted { return }
+        if outcome == .failed, departuresChanged != departuresBefore { return wantSupervision() }
         endRepairs(jobs, outcome)
     }
 
@@ -126,6 +129,13 @@ extension Pool {
             guard try await on(space, { await $0.hasDurablyNothing(on: number) }) else {
                 return false
             }
+        }
+        // What is being granted there nobody claims yet.
+        if let disk = disk(number), disk.serves,
+            configuration.spaces.contains(where: { disk.holds($0.lineage) }),
+            !Mutant.isActive(.retireForgetsGroup)
+        {
+            return false
         }
         let isRetired = configuration.disks.contains {
             $0.number == number && $0.state == .retired

@@ -217,6 +217,7 @@ extension Pool {
         }
         if isStillAway { throw .ioError }
         noteResyncs()
+        departuresChanged += 1
         wantSupervision()
     }
 }

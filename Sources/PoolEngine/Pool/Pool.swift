@@ -77,6 +77,8 @@ public final class Pool: @unchecked Sendable {
     var awaySinceNs: [DiskNumber: UInt64] = [:]
     let superviseWanted: Signal
     var isSuperviseWanted = false
+    /// Counts what changes which disks are away from which spaces.
+    var departuresChanged: UInt64 = 0
     /// The space that is being repaired, and what of those before it was moved.
     var repairing: Space?
     var repairedBytes: UInt64 = 0

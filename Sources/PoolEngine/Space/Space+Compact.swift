@@ -221,24 +221,52 @@ extension Space {
             moving[grain] = false
             letGo(held)
         }
+        var written = Written(departuresBefore: departuresNoted)
         var outcome = await copy(
-            grain, from: source, to: target, values, holdsRange: holdsRange, pace: pace)
+            grain, from: source, to: target, values, holdsRange: holdsRange, pace: pace, &written)
         if !holdsRange {
-            guard let again = await hold(grain, mayGoOn) else { return .stopped }
+            guard let again = await hold(grain, mayGoOn) else {
+                giveUp(target)
+                return .stopped
+            }
             held = again
             // Written to, or moved by somebody else: what was copied is of the old place.
             if isStale(grain, source), outcome == .moved { outcome = .stale }
         }
+        if outcome == .moved, !isAccounted(written) { outcome = .stale }
         if outcome == .moved {
             changePlace(grain, to: target)
             unflushedLog.addOwn(.move(grain: grain, entry: target.durable))
             pending.freed.append(source)
-        } else if groups[target.group] != nil {
-            groups.release(target)
-            wake(&grainWaiters)
+        } else {
+            giveUp(target)
         }
         letGo(held)
         return outcome
+    }
+
+    /// A free grain that nothing names.
+    private func giveUp(_ target: GrainMap.Entry) {
+        guard groups[target.group] != nil else { return }
+        groups.release(target)
+        wake(&grainWaiters)
+    }
+
+    /// Where a copy has been written.
+    private struct Written {
+        var departuresBefore: UInt64
+        var devices = DeviceSet()
+        /// Disks that were away, and lack some of it.
+        var skipped: Set<DiskNumber> = []
+    }
+
+    /// Whoever lacks some of the copy is away, and told so by its move: not one that has come back in
+    /// the middle of it, nor one that has left and may have lost what it had been given.
+    private func isAccounted(_ written: Written) -> Bool {
+        departuresNoted == written.departuresBefore
+            && written.skipped.allSatisfy { number in
+                departed.index(of: number).map { departed[$0].phase == .away } ?? false
+            }
     }
 
     /// The journal has room, the copies are equal, the values are in memory.
@@ -284,27 +312,29 @@ extension Space {
 
     private func copy(
         _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry,
-        _ values: [UInt32], holdsRange: Bool, pace: RepairPriority?
+        _ values: [UInt32], holdsRange: Bool, pace: RepairPriority?,
+        _ written: inout Written
     ) async -> Move {
         let chunk =
             pace == nil ? values.count : engine.limits.repairChunkBytes / Units.blockBytes
-        var devices = DeviceSet()
         for first in stride(from: 0, to: values.count, by: chunk) {
             let blocks = first..<min(first + chunk, values.count)
             if let pace { await waitForTurn(bytes: blocks.count * Units.blockBytes, pace) }
             let outcome = await copy(
-                grain, blocks, from: source, to: target, values, holdsRange: holdsRange, &devices)
+                grain, blocks, from: source, to: target, values, holdsRange: holdsRange, &written)
             guard outcome == .moved else { return outcome }
         }
         // Durable before anything says so: the log of a killed process is believed in this.
-        if !Mutant.isActive(.moveBeforeData), await !flushTogether(devices) { return .stopped }
+        if !Mutant.isActive(.moveBeforeData), await !flushTogether(written.devices) {
+            return .stopped
+        }
         return !holdsRange && isStale(grain, source) ? .stale : .moved
     }
 
     private func copy(
         _ grain: UInt64, _ blocks: Range<Int>, from source: GrainMap.Entry,
         to target: GrainMap.Entry, _ values: [UInt32], holdsRange: Bool,
-        _ devices: inout DeviceSet
+        _ written: inout Written
     ) async -> Move {
         let buffer = await engine.scratch.take(bytes: blocks.count * Units.blockBytes)
         defer { engine.scratch.give(buffer) }
@@ -320,9 +350,12 @@ extension Space {
                 target, copy: copy, offsetBytes: blocks.lowerBound * Units.blockBytes,
                 lengthBytes: blocks.count * Units.blockBytes
             ) { base, position, bytes in
-                guard departed.takesData(base) else { return }
+                guard departed.takesData(base) else {
+                    if base.disk != .hole { written.skipped.insert(base.disk) }
+                    return
+                }
                 io.write(base.device, at: base.offsetBytes, bytes: bytes, from: buffer + position)
-                devices.insert(base.device)
+                written.devices.insert(base.device)
             }
         }
         if await io.run() { return .moved }

@@ -57,11 +57,12 @@ extension Space {
     private func run(mover number: Int, _ pass: Evacuation) async {
         defer {
             pass.movers -= 1
+            if number == 0 { pass.isLed = false }
             pass.moverEnded.fire()
         }
         while pass.outcome == .done, !pass.isThrough {
             guard mayRepair else { return pass.outcome = nil }
-            if number > 0, pass.priority != .high, isBusy(pass) {
+            if number > 0, pass.isLed, pass.priority != .high, isBusy(pass) {
                 await nap(ns: 20_000_000)
                 continue
             }
@@ -163,6 +164,8 @@ private final class Evacuation: @unchecked Sendable {
     var next: Int? = 0
     var uncommitted = 0
     var movers = 0
+    /// The first of them is at work.
+    var isLed = true
     /// Clients wait for a grain that is moved: what was written to all the time.
     var holdsRanges = false
     /// nil: there is no point in going on.

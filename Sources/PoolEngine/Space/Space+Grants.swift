@@ -105,7 +105,7 @@ extension Space {
         } catch {
             // Nothing names the piece yet. Where a disk has left, another takes its place.
             try? await atHome { pool async throws(PoolError) in
-                try await pool.releasePieces(entry.copies)
+                try await pool.releasePieces(entry.copies, of: lineage)
             }
             guard error != .stopped, copies > 1, await departuresAreDurable() else { throw error }
             return try await grantPiece(kind, page: page, slot: slot)

@@ -115,9 +115,9 @@ extension Space {
         checkpointLock.release()
         guard !given.isEmpty, await commit() else { return }
         // Those that could not be given back are found unclaimed when the space is next opened.
-        let released = given
+        let (lineage, released) = (lineage, given)
         try? await atHome { pool async throws(PoolError) in
-            try await pool.releasePieces(released)
+            try await pool.releasePieces(released, of: lineage)
             pool.roomMayHaveReturned()
         }
     }

@@ -38,7 +38,7 @@ extension Space {
     }
 
     /// Copies that its metadata should have.
-    private var mostCopies: Int { max(2, resiliency.tolerance + 1) }
+    var mostCopies: Int { max(2, resiliency.tolerance + 1) }
 
     private func wantedCopies(_ plan: RepairPlan) -> Int { min(mostCopies, plan.serving) }
 
@@ -180,8 +180,11 @@ extension Space {
         await checkpointLock.acquire(engine)
         let isCopied = await copyPiece(piece.bases, to: places.bases(of: added))
         guard isCopied, var entry = pieces.piece(kind, index)?.entry, entry == piece.entry else {
+            // It describes nothing any more, and has been given back: that is as good.
+            let isGone = isCopied && pieces.piece(kind, index)?.entry != piece.entry
             checkpointLock.release()
             await giveBack(added)
+            if isGone { return }
             throw failure
         }
         entry.copies = kept + added
@@ -221,7 +224,10 @@ extension Space {
     private func giveBack(_ copies: [PieceAddress]) async {
         guard !copies.isEmpty else { return }
         // Those that could not be given back are found unclaimed when the space is next opened.
-        try? await atHome { pool async throws(PoolError) in try await pool.releasePieces(copies) }
+        let lineage = lineage
+        try? await atHome { pool async throws(PoolError) in
+            try await pool.releasePieces(copies, of: lineage)
+        }
     }
 
     /// Copies a piece from whichever of its copies are current to new places, flushed.
@@ -292,6 +298,11 @@ extension Space {
         let lists = root.journal + root.directory
         let needs = lists.contains { needsCopies(places.bases(of: $0), plan) }
         guard needs else { return }
+        for (index, copies) in root.directory.enumerated() {
+            guard await mendPages(.directory, UInt32(index), places.bases(of: copies)) else {
+                throw failure
+            }
+        }
         var next = root
         next.epoch = epoch
         next.sequence += 1
