@@ -74,7 +74,7 @@ public struct MutantRun: Sendable {
         case .killer:
             guard mutant.needsCrash else { return uncut(mutant.killer.workload) }
             for workload in Workload.all
-            where !workload.crashesByItself && !workload.opensDegraded {
+            where !workload.crashesByItself && !workload.opensDegraded && workload.bearsCrashes {
                 if let found = uncut(workload) { return found }
             }
             return seeds(1...2, withoutCrashes: true)
