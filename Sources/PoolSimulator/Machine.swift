@@ -456,7 +456,7 @@ public final class Machine {
 }
 
 /// Where a slow path leaves its result; written and read on the one thread of the simulation.
-private final class Outcome<Value>: @unchecked Sendable {
+final class Outcome<Value>: @unchecked Sendable {
     var value: Value?
 }
 

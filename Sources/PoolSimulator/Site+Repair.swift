@@ -8,20 +8,23 @@ extension Site {
         _ what: String, allowing isAllowed: (PoolError) -> Bool = { _ in false },
         _ start: @escaping @Sendable (Pool) async throws(PoolError) -> UInt64
     ) -> Bool {
+        let begun = Outcome<UInt64>()
         let result = control(what, allowing: isAllowed) { pool async throws(PoolError) in
-            _ = try await start(pool)
+            begun.value = try await start(pool)
         }
         if case .refused(let error) = result, isAllowed(error) { return true }
-        guard result != nil, let id = pool?.jobs.last?.id
-        else { return false }
+        guard let id = begun.value else { return false }
         var patience = 400_000
+        // What blocks for a moment only, while a disk is made equal, is no news.
+        var blockedFor = 0
         while machine.violation == nil, !machine.isCutDue, let pool {
             guard let job = pool.jobs.first(where: { $0.id == id }) else {
                 machine.fail("\(what): its job is gone")
                 break
             }
             if job.state == .done { return true }
-            if job.state == .failed || job.state == .blocked {
+            blockedFor = job.state == .blocked ? blockedFor + 1 : 0
+            if job.state == .failed || blockedFor > 20_000 {
                 if acceptsErrors { return false }
                 machine.fail("\(what): \(job.state), \(job.reason)\n\(machine.waiting)")
             }

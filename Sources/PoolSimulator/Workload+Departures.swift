@@ -53,13 +53,15 @@ extension Workload {
         stage.site.pull(0)
         degradedWork(stage)
     } body: { stage in
-        let isWhole = stage.busy({ count in
-            overwriteSome(stage, count)
-            if count % 3 == 2 { stage.flush() }
-            if count % 7 == 6 { stage.trim(stage.grain(3)) }
-        }, during: {
-            stage.site.plugIn(0, losingCache: .sectors(percent: 50)) && stage.site.waitUntilWhole()
-        })
+        let isWhole = overwriting(
+            stage,
+            each: { count in
+                if count % 7 == 6 { stage.trim(stage.grain(3)) }
+            },
+            during: {
+                stage.site.plugIn(0, losingCache: .sectors(percent: 50))
+                    && stage.site.waitUntilWhole()
+            })
         guard isWhole else { return }
         stage.sync()
     }.with { $0.diskCount = 2 }
@@ -70,11 +72,7 @@ extension Workload {
         stage.site.pull(1)
         degradedWork(stage)
     } body: { stage in
-        let isRebuilt = stage.busy({ count in
-            overwriteSome(stage, count)
-            if count % 3 == 2 { stage.flush() }
-        }, during: { stage.site.rebuild() })
-        guard isRebuilt else { return }
+        guard overwriting(stage, during: { stage.site.rebuild() }) else { return }
         stage.sync()
     }.with {
         $0.diskCount = 3
@@ -85,11 +83,7 @@ extension Workload {
     static let retire = Workload("retire") { stage in
         degradable(stage, .mirror2)
     } body: { stage in
-        let isGone = stage.busy({ count in
-            overwriteSome(stage, count)
-            if count % 3 == 2 { stage.flush() }
-        }, during: { stage.site.retire(0) })
-        guard isGone else { return }
+        guard overwriting(stage, during: { stage.site.retire(0) }) else { return }
         stage.sync()
     }.with {
         $0.diskCount = 3
@@ -126,6 +120,20 @@ extension Workload {
     static func overwriteSome(_ stage: Stage, _ count: Int, space: Int = 0) {
         let first = count * 24 % 2016
         stage.write(first..<first + 20, space: space)
+    }
+
+    /// Clients overwrite and flush all the time.
+    ///
+    /// - Parameter each: what else they do, by how many overwrites there were.
+    /// - Returns: what `during` does.
+    static func overwriting(
+        _ stage: Stage, each: @escaping (Int) -> Void = { _ in }, during: () -> Bool
+    ) -> Bool {
+        stage.busy({ count in
+            overwriteSome(stage, count)
+            if count % 3 == 2 { stage.flush() }
+            each(count)
+        }, during: during)
     }
 
     /// Overwrites, fresh blocks, a trim, and flushes.

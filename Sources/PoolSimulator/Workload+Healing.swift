@@ -64,14 +64,14 @@ extension Workload {
         degradedWork(stage)
     } body: { stage in
         var isSecondAway = false
-        let isRebuilt = stage.busy({ count in
-            overwriteSome(stage, count)
-            if count % 3 == 2 { stage.flush() }
-            if count == 4, !isSecondAway {
-                isSecondAway = true
-                stage.site.pull(2)
-            }
-        }, during: { stage.site.rebuild() })
+        let isRebuilt = overwriting(
+            stage,
+            each: { count in
+                if count == 4, !isSecondAway {
+                    isSecondAway = true
+                    stage.site.pull(2)
+                }
+            }, during: { stage.site.rebuild() })
         guard isRebuilt else { return }
         stage.sync()
     }.with {
@@ -148,14 +148,14 @@ extension Workload {
         degradable(stage, .mirror2)
     } body: { stage in
         var isPulled = false
-        let isGone = stage.busy({ count in
-            overwriteSome(stage, count)
-            if count % 3 == 2 { stage.flush() }
-            if count == 4, !isPulled {
-                isPulled = true
-                stage.site.pull(0)
-            }
-        }, during: { stage.site.retire(0) })
+        let isGone = overwriting(
+            stage,
+            each: { count in
+                if count == 4, !isPulled {
+                    isPulled = true
+                    stage.site.pull(0)
+                }
+            }, during: { stage.site.retire(0) })
         guard isGone else { return }
         stage.sync()
     }.with {
