@@ -46,6 +46,8 @@ public final class Engine: @unchecked Sendable {
 
     var readLatency = ReadLatency()
     var repairPace = RepairPace()
+    /// When a client last asked for something, of whichever space.
+    var lastRequestNs: UInt64?
     /// What tells one hedge from another.
     var hedges: UInt32 = 0
     private(set) lazy var readWatch = Signal(self)

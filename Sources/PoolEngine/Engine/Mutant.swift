@@ -147,8 +147,9 @@ public enum Mutant: String, CaseIterable, Sendable {
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
-            .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites, .forgetMissedMark, .keepStaleJournal, .forgetPastBudget,
-            .moveIgnoresWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
+            .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
+            .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
+            .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
             false
         }
     }

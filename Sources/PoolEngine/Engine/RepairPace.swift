@@ -105,7 +105,7 @@ struct RepairPace: Sendable {
     private mutating func turn(_ nowNs: UInt64, isPatient: Bool, floor: UInt64) {
         switch part {
         case .quiet:
-            // A bucket is a twelfth wide: slow is what takes more than that, or two of them, longer.
+            // A bucket is up to an eighth wide, and the next one is not slow yet: nothing is that exact.
             slowBucket =
                 quiet.total == 0
                 ? .max : quiet.bucket(belowTop: quiet.total / 100) + (isPatient ? 0 : 1)

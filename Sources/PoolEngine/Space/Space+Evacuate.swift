@@ -62,7 +62,7 @@ extension Space {
         }
         while pass.outcome == .done, !pass.isThrough {
             guard mayRepair else { return pass.outcome = nil }
-            if number > 0, pass.isLed, pass.priority != .high, isBusy(pass) {
+            if number > 0, pass.isLed, pass.priority != .high, isBusy {
                 await nap(ns: 20_000_000)
                 continue
             }
@@ -89,7 +89,7 @@ extension Space {
     }
 
     private func move(_ grain: UInt64, _ pass: Evacuation) async -> Move {
-        let isPaced = pass.priority != .high && isBusy(pass)
+        let isPaced = pass.priority != .high && isBusy
         if isPaced, !pass.holdsRanges {
             return await move(
                 grain, outOf: pass.victim, holdsRange: false, pace: pass.priority,
@@ -113,13 +113,8 @@ extension Space {
     }
 
     /// Clients have sent something not long ago, to whichever space of this shard.
-    private func isBusy(_ pass: Evacuation) -> Bool {
-        let requests = engine.spaces.reduce(0) { $0 &+ ($1?.counters.requests ?? 0) }
-        if pass.requestsSeen != requests {
-            if pass.requestsSeen != nil { pass.busyUntilNs = engine.nowNs &+ 100_000_000 }
-            pass.requestsSeen = requests
-        }
-        return engine.nowNs < pass.busyUntilNs
+    private var isBusy: Bool {
+        engine.lastRequestNs.map { engine.nowNs &- $0 < 100_000_000 } ?? false
     }
 
     /// Another group, unless there is room by now.
@@ -170,8 +165,6 @@ private final class Evacuation: @unchecked Sendable {
     var holdsRanges = false
     /// nil: there is no point in going on.
     var outcome: Space.RepairOutcome? = .done
-    var requestsSeen: UInt64?
-    var busyUntilNs: UInt64 = 0
     let moverEnded: Signal
 
     init(_ engine: Engine, _ victim: UInt32, _ priority: RepairPriority) {

@@ -11,7 +11,7 @@ extension Space {
             return
         }
         inFlight += 1
-        counters.requests &+= 1
+        engine.lastRequestNs = engine.nowNs
         switch request.kind {
         case .flush:
             let index = take(.flush, request)

@@ -315,7 +315,6 @@ extension Space {
 
 /// What a space has done since it was opened.
 public struct SpaceCounters: Sendable {
-    public var requests: UInt64 = 0
     public var commits: UInt64 = 0
     public var checkpointedPages: UInt64 = 0
     public var settledBlocks: UInt64 = 0
