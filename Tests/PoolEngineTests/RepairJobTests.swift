@@ -48,56 +48,97 @@ import Testing
         #expect(pool.audit().isEmpty)
     }
 
+    /// A mirror with two slab groups on four disks: the first full, and mostly trimmed since; the second
+    /// has room for what is left of it. `whole` are grains of the first, full of twos.
+    private struct TwoGroups {
+        let world = PoolWorld([2048, 2048, 2048, 2048])
+        let pool: Pool
+        let space: Space
+        let whole = UInt64(248)..<255
+        let from: [DiskNumber]
+        let to: [DiskNumber]
+
+        init() throws {
+            let (world, whole) = (self.world, self.whole)
+            let pool = try #require(world.create(0..<4)).get()
+            let parameters = Pool.SpaceParameters(
+                name: "m", sizeBytes: 1 << 30, resiliency: .mirror2, columns: 1)
+            try #require(
+                world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
+            ).get()
+            let space = try #require(pool.space(named: "m"))
+            let grain = UInt64(Units.grainBytes)
+            func perform(_ kind: SpaceRequest.Kind, _ number: UInt64, _ bytes: Int, _ data: UInt8) {
+                #expect(
+                    world.perform(kind, space, number * grain, UInt32(bytes), data: data) == .ok)
+            }
+            for number in 0..<UInt64(260) { perform(.write, number, 4096, 1) }
+            for number in 0..<whole.lowerBound { perform(.trim, number, Units.grainBytes, 0) }
+            for number in whole { perform(.write, number, Units.grainBytes, 2) }
+            #expect(world.perform(.flush, space, 0) == .ok)
+            let groups = pool.groups(ofSpace: "m").map { $0.slabs.map(\.address.disk) }
+            try #require(groups.count == 2 && Set(groups[0]).isDisjoint(with: groups[1]))
+            (self.pool, self.space, from, to) = (pool, space, groups[0], groups[1])
+        }
+
+        func lose(_ number: DiskNumber) throws { try world.lose(Int(number.rawValue) - 1, pool) }
+
+        func bringBack(_ number: DiskNumber) -> PoolError? {
+            world.bringBack(Int(number.rawValue) - 1, pool)
+        }
+
+        func checkWhole() {
+            for number in whole {
+                let bytes = world.bytes(
+                    space, number * UInt64(Units.grainBytes), UInt32(Units.grainBytes))
+                #expect(bytes == Array(repeating: 2, count: Units.grainBytes))
+            }
+        }
+    }
+
     /// While a grain is moved, a part at a time, a disk that is to have a copy of it comes back: what
     /// was copied before without it is not taken for copied.
     @Test(arguments: [4, 12, 30, 60]) func aDiskReturnsInTheMiddleOfAMove(steps: Int) throws {
-        let grainBytes = UInt64(Units.grainBytes)
-        let world = PoolWorld([2048, 2048, 2048, 2048])
-        let pool = try #require(world.create(0..<4)).get()
-        let parameters = Pool.SpaceParameters(
-            name: "m", sizeBytes: 1 << 30, resiliency: .mirror2, columns: 1)
-        try #require(
-            world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
-        ).get()
-        let space = try #require(pool.space(named: "m"))
-        func write(_ grain: UInt64, _ bytes: UInt32, _ data: UInt8) {
-            #expect(world.perform(.write, space, grain * grainBytes, bytes, data: data) == .ok)
-        }
-        // The first group is full, and the second has room for what it holds.
-        for grain in 0..<UInt64(260) { write(grain, 4096, 1) }
-        for grain in 1..<UInt64(248) {
-            #expect(
-                world.perform(.trim, space, grain * grainBytes, UInt32(grainBytes)) == .ok)
-        }
-        // The first of them are moved before it is known that clients are at work.
-        let whole = UInt64(248)..<255
-        for grain in whole { write(grain, UInt32(grainBytes), 2) }
-        #expect(world.perform(.flush, space, 0) == .ok)
-        let groups = pool.groups(ofSpace: "m")
-        let from = try #require(groups.first).slabs.map(\.address.disk)
-        let to = try #require(groups.last).slabs.map(\.address.disk)
-        try #require(groups.count == 2 && Set(from).isDisjoint(with: to))
-        let returning = Int(to[1].rawValue) - 1
-        try world.lose(returning, pool)
-        write(255, 4096, 3)
-        _ = try job(world, pool) { pool throws(PoolError) in try await pool.retireDisk(from[0]) }
+        let two = try TwoGroups()
+        let (world, pool, space) = (two.world, two.pool, two.space)
+        try two.lose(two.from[0])
+        try two.lose(two.to[1])
+        #expect(world.perform(.write, space, 255 << 20, 4096, data: 3) == .ok)
+        let retired = two.from[0]
+        _ = try job(world, pool) { pool throws(PoolError) in try await pool.retireDisk(retired) }
         // Clients are at work, so it is moved a part at a time.
-        #expect(
-            world.untilTrue {
-                write(258, 4096, 4)
-                return !space.moving.isEmpty
-            })
+        let isMoving = world.untilTrue {
+            _ = world.perform(.write, space, 258 << 20, 4096, data: 4)
+            return !space.moving.isEmpty
+        }
+        #expect(isMoving)
         for _ in 0..<steps { #expect(world.step()) }
-        #expect(world.bringBack(returning, pool) == nil)
+        #expect(two.bringBack(two.to[1]) == nil)
         #expect(world.untilCaughtUp(pool))
         #expect(world.untilTrue { pool.groups(ofSpace: "m").count == 1 })
         // Only the one that has come back is asked.
-        try world.lose(Int(to[0].rawValue) - 1, pool)
-        for grain in whole {
-            #expect(
-                world.bytes(space, grain * grainBytes, UInt32(grainBytes))
-                    == Array(repeating: 2, count: 1 << 20))
+        try two.lose(two.to[0])
+        two.checkWhole()
+    }
+
+    /// What has two copies is not moved to where only one would count: it waits for the disk that is
+    /// away.
+    @Test func aRepairLeavesNothingWithFewerCopies() throws {
+        let two = try TwoGroups()
+        let (world, pool, retired) = (two.world, two.pool, two.from[0])
+        try two.lose(two.to[1])
+        let id = try job(world, pool) { pool throws(PoolError) in
+            try await pool.retireDisk(retired)
         }
+        #expect(world.untilTrue { pool.jobs.first { $0.id == id }?.state == .blocked })
+        #expect(pool.jobs.first { $0.id == id }?.reason.contains("away") == true)
+        #expect(two.space.counters.movedGrains == 0)
+        #expect(two.bringBack(two.to[1]) == nil)
+        let retirement = try ended(world, pool, id)
+        #expect(retirement.state == .done, "\(retirement.reason)")
+        #expect(pool.groups(ofSpace: "m").count == 1)
+        try two.lose(two.to[0])
+        two.checkWhole()
     }
 
     /// A disk that is being retired and fails, or is away for a while, goes on being retired, over

@@ -137,9 +137,12 @@ extension Pool {
                 job.state = .done
                 job.totalBytes = max(job.totalBytes, repairedBytes)
                 job.doneBytes = job.totalBytes
-                if job.kind == .repair, job.disk == nil, let offline = self.offlineAndMissed {
-                    (job.state, job.reason) = (.failed, "what \(offline) has is not copied while "
-                        + "it is offline: bring it online, or retire it")
+                if job.kind == .repair, job.disk == nil, let number = self.offlineAndMissed {
+                    (job.state, job.reason) = (
+                        .failed,
+                        "what \(self.diskName(number)) has is not copied while it is offline: bring it "
+                            + "online, or retire it"
+                    )
                 }
                 if let number = job.disk, job.kind != .repair, self.isRetired(number) {
                     (job.state, job.reason) = (.failed, "something is left on it")
@@ -158,17 +161,25 @@ extension Pool {
         }
     }
 
+    func blockRepairs(_ jobs: Set<UInt64>, _ reason: String) {
+        changeJobs({ jobs.contains($0.id) }) { ($0.state, $0.reason) = (.blocked, reason) }
+    }
+
     private func isRetired(_ number: DiskNumber) -> Bool {
         configuration.disks.contains { $0.number == number && $0.state == .retired }
     }
 
     /// A disk that its owner has put offline, and that a space would be more redundant with.
-    private var offlineAndMissed: String? {
-        let record = configuration.disks.first { record in
+    private var offlineAndMissed: DiskNumber? {
+        configuration.disks.first { record in
             record.state == .offline
                 && configuration.departures.contains { $0.disk == record.number }
-        }
-        return record.map { Disk.name($0.number, $0.pathHint) }
+        }?.number
+    }
+
+    /// For people.
+    func diskName(_ number: DiskNumber) -> String {
+        Disk.name(number, configuration.disks.first { $0.number == number }?.pathHint ?? "")
     }
 
     /// A disk has come back: its resync is under way until no space lacks anything there.

@@ -74,6 +74,10 @@ extension Pool {
     private func repairWhatIsDue() async {
         let plan = repairPlan()
         let departuresBefore = departuresChanged
+        // What has failed fails again, unless somebody asks for it or a disk has come or gone.
+        if plan.jobs.isEmpty, let failedRepair, failedRepair == (plan.givenUp, departuresBefore) {
+            return
+        }
         // Who asks for a repair from here on gets another.
         changeJobs({ plan.jobs.contains($0.id) && $0.state == .waiting }) { $0.state = .running }
         guard !hasLostQuorum else {
@@ -98,11 +102,28 @@ extension Pool {
         // Disk by disk: what is left on one keeps nothing from another's leaving.
         if await !letGo(plan.givenUp), outcome == .done {
             outcome = spaces.contains { $0.mostCopies > plan.serving } ? .noRoom : .failed
+            // What was being granted there is claimed soon: another round finds it.
+            if outcome == .failed, unfinishedRepairs < 3 {
+                unfinishedRepairs += 1
+                return engine.fire(superviseWanted, atNs: engine.nowNs &+ 100_000_000)
+            }
         }
+        unfinishedRepairs = 0
         await refreshStatus()
         // A disk has left, or come, meanwhile: the next round goes on with these jobs.
         if outcome == .failed, departuresChanged != departuresBefore { return wantSupervision() }
+        if outcome == .failed, let number = behind(plan) {
+            return blockRepairs(
+                jobs, "\(diskName(number)) is away, or is being made equal: until that is over what "
+                    + "is moved might have fewer copies than now")
+        }
+        failedRepair = outcome == .failed ? (plan.givenUp, departuresBefore) : nil
         endRepairs(jobs, outcome)
+    }
+
+    /// A disk that some space is without, and that is not given up.
+    private func behind(_ plan: Space.RepairPlan) -> DiskNumber? {
+        configuration.departures.map(\.disk).first { !plan.givenUp.contains($0) }
     }
 
     // MARK: - disks that are given up

@@ -79,6 +79,10 @@ public final class Pool: @unchecked Sendable {
     var isSuperviseWanted = false
     /// Counts what changes which disks are away from which spaces.
     var departuresChanged: UInt64 = 0
+    /// Rounds in a row that have moved everything, and could not let a disk go.
+    var unfinishedRepairs = 0
+    /// What a repair that nobody can do anything about was about.
+    var failedRepair: (givenUp: Set<DiskNumber>, departuresChanged: UInt64)?
     /// The space that is being repaired, and what of those before it was moved.
     var repairing: Space?
     var repairedBytes: UInt64 = 0

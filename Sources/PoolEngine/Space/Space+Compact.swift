@@ -24,7 +24,8 @@ import PoolFormat
 extension Space {
     enum Move {
         case moved
-        /// It was written to, or lies elsewhere by now: to be looked at again.
+        /// It was written to, or lies elsewhere by now, or fewer of its copies would count for as long
+        /// as some disk is away: to be looked at again.
         case stale
         /// It cannot be read, or settled.
         case failed
@@ -216,6 +217,11 @@ extension Space {
             letGo(held)
             return .stopped
         }
+        guard currentCopies(target) >= currentCopies(source) else {
+            giveUp(target)
+            letGo(held)
+            return .stale
+        }
         defer { if !holdsRange { moving[grain] = nil } }
         if !holdsRange {
             moving[grain] = false
@@ -233,7 +239,11 @@ extension Space {
             // Written to, or moved by somebody else: what was copied is of the old place.
             if isStale(grain, source), outcome == .moved { outcome = .stale }
         }
-        if outcome == .moved, !isAccounted(written) { outcome = .stale }
+        if outcome == .moved,
+            !isAccounted(written) || currentCopies(target) < currentCopies(source)
+        {
+            outcome = .stale
+        }
         if outcome == .moved {
             changePlace(grain, to: target)
             unflushedLog.addOwn(.move(grain: grain, entry: target.durable))
@@ -250,6 +260,19 @@ extension Space {
         guard groups[target.group] != nil else { return }
         groups.release(target)
         wake(&grainWaiters)
+    }
+
+    /// The fewest copies that count which any part of a grain in this place has: a move never leaves
+    /// it fewer.
+    private func currentCopies(_ entry: GrainMap.Entry) -> Int {
+        if departed.isEmpty { return copies }
+        var fewest = copies
+        groups.forEachColumn(
+            entry, offsetBytes: 0, lengthBytes: Units.grainBytes
+        ) { bases, _, _ in
+            fewest = min(fewest, bases.count { departed.isCurrent($0) })
+        }
+        return fewest
     }
 
     /// Where a copy has been written.

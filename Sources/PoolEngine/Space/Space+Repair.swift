@@ -163,6 +163,19 @@ extension Space {
         return granted.copies
     }
 
+    /// Refuses places of which fewer would count than do now: a disk that is being made equal has
+    /// nothing that could be read, until it is. What was granted for it is given back.
+    private func requireAsMany(
+        _ before: [PieceAddress], _ after: [PieceAddress], _ added: [PieceAddress]
+    ) async throws(PoolError) {
+        let counting = { (copies: [PieceAddress]) in
+            copies.count { self.departed.index(of: $0.disk) == nil }
+        }
+        if counting(after) >= counting(before) { return }
+        await giveBack(added)
+        throw after.count < before.count ? .noMetadataSpace : failure
+    }
+
     private func repairPiece(
         _ kind: PieceKind, _ index: UInt32, _ plan: RepairPlan
     ) async throws(PoolError) {
@@ -175,6 +188,7 @@ extension Space {
         let added = try await grantCopies(kind, index, count: count, beside: kept, plan)
         guard !added.isEmpty || kept.count < piece.entry.copies.count, !(kept + added).isEmpty
         else { return }
+        try await requireAsMany(piece.entry.copies, kept + added, added)
         await grantLock.acquire(engine)
         defer { grantLock.release() }
         await checkpointLock.acquire(engine)
@@ -280,6 +294,7 @@ extension Space {
         let (kept, count) = divide(before, plan)
         let added = try await grantCopies(.root, 0, count: count, beside: kept, plan)
         guard !added.isEmpty || kept.count < before.count, !(kept + added).isEmpty else { return }
+        try await requireAsMany(before, kept + added, added)
         guard await copyPiece(rootCopies, to: places.bases(of: added)) else {
             await giveBack(added)
             throw failure
@@ -329,6 +344,9 @@ extension Space {
         guard next.journal != root.journal || next.directory != root.directory,
             (next.journal + next.directory).allSatisfy({ !$0.isEmpty })
         else { return }
+        for (before, after) in zip(root.journal + root.directory, next.journal + next.directory) {
+            try await requireAsMany(before, after, added)
+        }
         try await switchRoot(to: next, added)
     }
 
