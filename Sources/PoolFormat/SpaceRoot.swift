@@ -38,6 +38,12 @@ public struct SpaceRoot: Hashable, Sendable {
         self.journal = journal
         self.directory = directory
     }
+
+    /// Whether this one is right where both are found.
+    public func isNewer(than other: SpaceRoot?) -> Bool {
+        guard let other else { return true }
+        return (epoch, sequence) > (other.epoch, other.sequence)
+    }
 }
 
 /// Where a grain's bytes are: one entry of a map page.

@@ -78,7 +78,7 @@ final class PoolWorld {
             pathHint: "/disks/\(index)")
     }
 
-    func members(_ range: Range<Int>) -> [Pool.Member] { range.map { member($0) } }
+    func members(_ numbers: some Sequence<Int>) -> [Pool.Member] { numbers.map { member($0) } }
     var allMembers: [Pool.Member] { members(disks.indices) }
 
     // MARK: - slow paths
@@ -115,12 +115,14 @@ final class PoolWorld {
         }
     }
 
-    func open(_ range: Range<Int>? = nil) -> Result<Pool, PoolError>? {
-        let members = members(range ?? disks.indices)
+    func open(_ numbers: some Sequence<Int>) -> Result<Pool, PoolError>? {
+        let members = members(numbers)
         return run { [witness] engine throws(PoolError) in
             try await Pool.open(engine, members: members, witness: witness)
         }
     }
+
+    func open() -> Result<Pool, PoolError>? { open(disks.indices) }
 
     // MARK: - the crank
 

@@ -141,6 +141,33 @@ import Testing
         two.checkWhole()
     }
 
+    /// A damaged copy of the root or of the journal, which nobody has read since it was written, is not
+    /// what is left when the disk with the right one is retired.
+    @Test func aRetiredDiskLeavesNothingToADamagedCopy() throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)])
+        var expected = ExpectedBlocks()
+        let space = try #require(pool.space(named: "m"))
+        expected.write(world, space, 0..<20)
+        let pieces = [space.rootCopies] + space.journal.pieces
+        let (kept, retired) = (pieces[0][0].disk, pieces[0][1].disk)
+        for copies in pieces {
+            let copy = try #require(copies.first { $0.disk == kept })
+            for block in 0..<UInt64(Units.pieceBytes / Units.blockBytes) {
+                let offset = copy.offsetBytes + block * UInt64(Units.blockBytes)
+                world.disks[Int(kept.rawValue) - 1].corrupt(offset + 100)
+            }
+        }
+        let retirement = try ended(world, pool, job(world, pool) { pool throws(PoolError) in
+            try await pool.retireDisk(retired)
+        })
+        #expect(retirement.state == .done, "\(retirement.reason)")
+        expected.write(world, space, 8..<12)
+        world.restart()
+        let opened = try #require(world.open((0..<3).filter { $0 != Int(retired.rawValue) - 1 })).get()
+        expected.check(world, opened.space(named: "m"))
+    }
+
     /// A disk that is being retired and fails, or is away for a while, goes on being retired, over
     /// an opening of the pool, too.
     @Test(arguments: [false, true]) func aFailingDiskStaysRetired(comesBack: Bool) throws {

@@ -176,9 +176,9 @@ extension Space {
         defer { engine.scratch.give(buffer) }
         let io = IOBatch(engine)
         var best: SpaceRoot?
-        var sequences: [UInt64] = []
+        var found: [SpaceRoot?] = []
         for base in bases {
-            sequences.append(0)
+            found.append(nil)
             for slot in 0..<2 {
                 io.read(
                     base.device, at: base.offsetBytes + SpaceRoot.slotOffset(slot),
@@ -192,15 +192,15 @@ extension Space {
                     UnsafeRawBufferPointer(engine.arena.bytes(buffer, SpaceRoot.slotBytes)),
                     lineage: record.lineage)
                 guard let root else { continue }
-                sequences[sequences.count - 1] = max(sequences[sequences.count - 1], root.sequence)
-                if root.sequence > best?.sequence ?? 0 { best = root }
+                if root.isNewer(than: found[found.count - 1]) { found[found.count - 1] = root }
+                if root.isNewer(than: best) { best = root }
             }
         }
         guard let best else {
             throw .claimRefused(lineage: record.lineage, what: "no copy of its root is readable")
         }
         // What an older one names may be freed from here on.
-        let behind = zip(bases, sequences).filter { $0.1 < best.sequence }.map(\.0)
+        let behind = zip(bases, found).filter { best.isNewer(than: $0.1) }.map(\.0)
         if !behind.isEmpty, !Mutant.isActive(.keepOlderRoot) {
             try await writeRoot(pool, engine, best, bases: behind)
         }

@@ -13,7 +13,8 @@ import PoolFormat
 ///
 /// The journal and the directory's own pieces are named by the root: they are copied with neither a
 /// commit nor a checkpoint under way, and a root of the next sequence is flushed before either goes
-/// on. A new place of the root itself is in the configuration before the root is written anew.
+/// on. Of the journal that is what replay needs, merged from its copies, and of the root what is in
+/// effect. A new place of the root itself is in the configuration before the root is written anew.
 ///
 /// A crash in between finds the old places, which have everything, or the new, which have too; what
 /// nobody claims is freed by the next opening. Grains are moved as `Space+Evacuate.swift` says.
@@ -250,6 +251,11 @@ extension Space {
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         guard await readPiece(copies, into: buffer) else { return false }
+        return await writePiece(from: buffer, to: targets)
+    }
+
+    /// Writes a piece to new places, flushed.
+    private func writePiece(from buffer: Int, to targets: [SlabGroups.Base]) async -> Bool {
         let io = IOBatch(engine)
         var devices = DeviceSet()
         for target in targets {
@@ -263,6 +269,14 @@ extension Space {
         }
         if Mutant.isActive(.pieceUnflushed) { return true }
         return await flush(devices) && devices.isDisjoint(with: engine.failedDevices)
+    }
+
+    /// A buffer of a piece's size, all zero.
+    private func takeBlankPiece() async -> Int {
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        unsafe engine.arena.bytes(buffer, Units.pieceBytes)
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        return buffer
     }
 
     /// What one copy cannot give, another does.
@@ -295,7 +309,7 @@ extension Space {
         let added = try await grantCopies(.root, 0, count: count, beside: kept, plan)
         guard !added.isEmpty || kept.count < before.count, !(kept + added).isEmpty else { return }
         try await requireAsMany(before, kept + added, added)
-        guard await copyPiece(rootCopies, to: places.bases(of: added)) else {
+        guard await writeRootPiece(to: places.bases(of: added)) else {
             await giveBack(added)
             throw failure
         }
@@ -306,6 +320,20 @@ extension Space {
         rootAddresses = copies
         rootCopies = places.bases(of: copies)
         await giveBack(before.filter { !copies.contains($0) })
+    }
+
+    /// What is known of it is written, rather than what one of its copies says.
+    private func writeRootPiece(to targets: [SlabGroups.Base]) async -> Bool {
+        guard !targets.isEmpty else { return true }
+        let buffer = await takeBlankPiece()
+        defer { engine.scratch.give(buffer) }
+        let slot = buffer + Int(SpaceRoot.slotOffset(Int(root.sequence % 2)))
+        do throws(FormatError) {
+            try unsafe root.encode(into: engine.arena.bytes(slot, SpaceRoot.slotBytes))
+        } catch {
+            return false
+        }
+        return await writePiece(from: buffer, to: targets)
     }
 
     /// The journal, and the directory's own pieces: the root names them.
@@ -379,12 +407,43 @@ extension Space {
     }
 
     private func copyFixed(from before: SpaceRoot, to next: SpaceRoot) async -> Bool {
-        let olds = before.journal + before.directory
-        for (old, new) in zip(olds, next.journal + next.directory) {
-            let targets = new.filter { !old.contains($0) }
-            guard await copyPiece(places.bases(of: old), to: places.bases(of: targets)) else {
-                return false
+        func added(_ old: [PieceAddress], _ new: [PieceAddress]) -> [SlabGroups.Base] {
+            places.bases(of: new.filter { !old.contains($0) })
+        }
+        for (old, new) in zip(before.directory, next.directory) {
+            guard await copyPiece(places.bases(of: old), to: added(old, new)) else { return false }
+        }
+        return await copyJournal(
+            before.journal.map { places.bases(of: $0).filter(departed.isCurrent) },
+            to: zip(before.journal, next.journal).map(added))
+    }
+
+    /// The batches that replay needs, each from whichever copy has it: none may be the only one that
+    /// does, and be given up.
+    private func copyJournal(
+        _ copies: [[SlabGroups.Base]], to targets: [[SlabGroups.Base]]
+    ) async -> Bool {
+        guard targets.contains(where: { !$0.isEmpty }) else { return true }
+        let chain: [JournalScan.Batch]
+        do throws(PoolError) {
+            let scan = try await Self.scanJournal(pool, engine, lineage: lineage, pieces: copies)
+            guard case .chain(let found) = scan.chain(), let head = found.last,
+                head.checksum == journal.previousChecksum
+            else { return false }
+            try await Self.mergeJournal(pool, engine, pieces: copies, chain: found)
+            chain = found
+        } catch {
+            return false
+        }
+        for (index, targets) in targets.enumerated() where !targets.isEmpty {
+            let buffer = await takeBlankPiece()
+            defer { engine.scratch.give(buffer) }
+            for batch in chain where batch.firstBlock / Journal.blocksPerPiece == index {
+                let offset = batch.firstBlock % Journal.blocksPerPiece * Units.blockBytes
+                unsafe engine.arena.bytes(buffer + offset, batch.bytes.count)
+                    .copyBytes(from: batch.bytes)
             }
+            guard await writePiece(from: buffer, to: targets) else { return false }
         }
         return true
     }
