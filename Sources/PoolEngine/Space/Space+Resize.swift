@@ -61,6 +61,11 @@ extension Space {
                 throw .shrinkRefused(
                     name: name, mappedBytes: UInt64(mapped) * UInt64(Units.grainBytes))
             }
+            // Who moves one that is unmapped by now sees that, and gives up.
+            while moving.keys.contains(where: { $0 >= Self.grains(sizeBytes) }) {
+                guard !engine.isStopped else { throw .stopped }
+                await nap(ns: 1_000_000)
+            }
             try await forgetTail(fromGrain: Self.grains(sizeBytes))
         } catch {
             self.sizeBytes = before
