@@ -113,11 +113,14 @@ extension PoolRegistry {
     ///
     /// Everything is looked at before anything is made or claimed, so that a refusal leaves all as
     /// it was; what a later step finds is undone by the caller with ``ClaimedDisks/release(_:)``.
+    ///
+    /// - Parameter replaced: the disk that they take the place of, which one of them may be.
     func claimNew(
-        _ choices: [DiskChoice], createSizeBytes: UInt64?, force: Bool
+        _ choices: [DiskChoice], createSizeBytes: UInt64?, force: Bool,
+        replaced: ChosenDisk? = nil
     ) throws(ControlFailure) -> ClaimedDisks {
         takeStock()
-        let missing = try checkNew(choices, createSizeBytes, force)
+        let missing = try checkNew(choices, createSizeBytes, force, replaced)
         var claimed = ClaimedDisks()
         do throws(ControlFailure) {
             for choice in choices {
@@ -137,7 +140,7 @@ extension PoolRegistry {
 
     /// - Returns: the paths where a file is to be made.
     private func checkNew(
-        _ choices: [DiskChoice], _ createSizeBytes: UInt64?, _ force: Bool
+        _ choices: [DiskChoice], _ createSizeBytes: UInt64?, _ force: Bool, _ replaced: ChosenDisk?
     ) throws(ControlFailure) -> Set<String> {
         guard !choices.isEmpty else {
             throw ControlFailure(.invalid, "no disk is named", hint: "name at least one disk")
@@ -170,7 +173,7 @@ extension PoolRegistry {
             guard identities.insert(found.probe.identity).inserted else {
                 throw twice(choice.path)
             }
-            try checkUsable(found, force)
+            try checkUsable(found, force, replaced)
         }
         return missing
     }
@@ -179,8 +182,11 @@ extension PoolRegistry {
         ControlFailure(.refused, "\(path) is named twice", hint: "name each disk once")
     }
 
-    private func checkUsable(_ found: FoundDisk, _ force: Bool) throws(ControlFailure) {
-        if let owner = owner(of: found) {
+    private func checkUsable(
+        _ found: FoundDisk, _ force: Bool, _ replaced: ChosenDisk?
+    ) throws(ControlFailure) {
+        let isReplaced = force && replaced.map { found.isAway($0, in: self) } ?? false
+        if let owner = owner(of: found), !isReplaced {
             throw ControlFailure(
                 .refused, "\(found.path) belongs to pool \(owner)",
                 hint: "name another disk; that pool is this daemon's")
@@ -224,5 +230,16 @@ extension PoolRegistry {
             if entry.record.disks.contains(where: { $0.uuid == uuid }) { return entry.record.name }
         }
         return nil
+    }
+}
+
+extension FoundDisk {
+    /// Whether it is this disk, which is not open here.
+    func isAway(_ chosen: PoolRegistry.ChosenDisk, in registry: PoolRegistry) -> Bool {
+        guard label?.poolUUID == chosen.entry.uuid, label?.diskUUID == chosen.uuid else {
+            return false
+        }
+        let index = registry.shards.disks.index(of: probe.identity)
+        return index.map { !chosen.devices.contains($0) } ?? true
     }
 }

@@ -82,10 +82,12 @@ extension PoolRegistry {
     ) throws(ControlFailure) -> JobAnswer {
         let chosen = try choose(request.disk, in: name)
         let claimed = try claimNew(
-            [request.new], createSizeBytes: request.createSizeBytes, force: request.force)
+            [request.new], createSizeBytes: request.createSizeBytes, force: request.force,
+            replaced: chosen)
         let job = try change(chosen, with: claimed) {
             pool, number, members async throws(PoolError) in
-            try await pool.replaceDisk(number, with: members[0])
+            try await pool.requireNoReturn(number, members[0])
+            return try await pool.replaceDisk(number, with: members[0])
         }
         return try answer(job, of: name)
     }

@@ -195,11 +195,9 @@ extension PoolRegistry {
                 }
             })
         do throws(OpenFailure) {
-            // Ours by the witness, left on purpose by its old host, or taken by force. With force a
-            // new history begins: what a witness knew of the old one no longer counts.
             let opening = Opening(
-                uuid: uuid, record: record, witness: force ? nil : known,
-                mustBeExported: known == nil && !force, waitNs: Patience.request)
+                uuid: uuid, record: record, witness: known, isAsked: true, isForced: force,
+                waitNs: Patience.request)
             let (opened, devices) = try openFound(opening, &discovery)
             put(Entry(record: opened, uuid: uuid, condition: .open(devices: devices)))
         } catch {
@@ -215,8 +213,13 @@ extension PoolRegistry {
     private struct Opening: Sendable {
         var uuid: PoolUUID
         var record: KnownPools.Pool
+        /// What this host knows of it: nil for what may be another's pool.
         var witness: ConfigurationVersion?
-        var mustBeExported = false
+        /// Somebody wants it here: it may be another's, which has exported it.
+        var isAsked = false
+        /// What keeps it from being opened as it is begins a new history.
+        var isForced = false
+        var startsHistory = false
         var waitNs: UInt64
         /// How the last attempt ended: while the same disks are missing another is not made.
         var before: Detachment?
@@ -254,8 +257,9 @@ extension PoolRegistry {
     /// they are enough is the engine's to say. Disks that only the configuration knows of (added
     /// just before a crash) are then looked for, too.
     private func openFound(
-        _ opening: Opening, _ discovery: inout DiskDiscovery
+        _ asked: Opening, _ discovery: inout DiskDiscovery
     ) throws(OpenFailure) -> (KnownPools.Pool, [DeviceIndex]) {
+        var opening = asked
         var wanted = opening.record.with(opening.before?.missing ?? [])
         while true {
             var found: [FoundDisk] = []
@@ -278,16 +282,25 @@ extension PoolRegistry {
             switch try attempt(opening, found) {
             case .opened(let record, let devices): return (record, devices)
             case .notExported:
-                throw OpenFailure(
-                    ControlFailure(
-                        .refused,
-                        "pool \(wanted.name) was not exported by the host that had it",
-                        hint: "export it there; or, if that host is gone for good, use --force"))
+                guard opening.isForced else {
+                    throw OpenFailure(
+                        ControlFailure(
+                            .refused,
+                            "pool \(wanted.name) was not exported by the host that had it",
+                            hint: "export it there; or, if that host is gone for good, use --force: "
+                                + "what it still had to write is lost"))
+                }
+                opening.startsHistory = true
             case .failed(let error):
                 let larger = wanted.with(Self.missing(error))
-                guard larger != wanted else { throw OpenFailure(error, missing: missing) }
-                // Ends: a configuration has at most 256 disks.
-                wanted = larger
+                if larger != wanted {
+                    // Ends: a configuration has at most 256 disks.
+                    wanted = larger
+                } else if opening.isForced, !opening.startsHistory, error.endsWithForce {
+                    opening.startsHistory = true
+                } else {
+                    throw OpenFailure(error, missing: missing)
+                }
             }
         }
     }
@@ -338,12 +351,19 @@ extension PoolRegistry {
         let members = try await disks.attach(state)
         let pool: Pool
         do throws(PoolError) {
-            if opening.mustBeExported {
-                let seen = try await Pool.examine(state.engine, members: members)
-                guard seen.configuration.exported else { return .notExported }
+            if !opening.startsHistory {
+                let seen = try await Pool.examine(
+                    state.engine, members: members, witness: opening.witness
+                ).configuration
+                // Ours, unless another host has taken it by force since.
+                let isOurs =
+                    opening.witness.map { $0.poolEpoch >= seen.version.poolEpoch }
+                    ?? !opening.isAsked
+                guard isOurs || opening.isAsked && seen.exported else { return .notExported }
             }
             pool = try await Pool.open(
-                state.engine, members: members, witness: opening.witness)
+                state.engine, members: members, witness: opening.witness,
+                startsHistory: opening.startsHistory)
         } catch {
             return .failed(error)
         }

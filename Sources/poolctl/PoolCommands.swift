@@ -131,9 +131,15 @@ struct PoolExport: ParsableCommand {
 
 struct PoolImport: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "import", abstract: "Open a pool that another daemon exported.")
+        commandName: "import", abstract: "Open a pool that another daemon exported.",
+        discussion: """
+            With --force also one that was not exported, or of which too many disks are missing. A \
+            new history begins: what its old host still had to write and what only the missing disks \
+            know is lost, those can join again only as new disks, and the old host must not use the \
+            pool again.
+            """)
     @Argument(help: "Its disks, or folders they are in.") var disks: [String]
-    @Flag(help: "Open it though it was not exported: only when its old host is gone for good.")
+    @Flag(help: "Only when its old host, or the missing disks, are gone for good.")
     var force = false
     @OptionGroup var common: CommonOptions
 

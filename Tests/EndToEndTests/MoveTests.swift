@@ -48,7 +48,55 @@ extension EndToEnd {
             expectRefused(try second.poolctl(["pool", "import"] + disks), "an unexported pool")
             let forced = try second.poolctl(["pool", "import"] + disks + ["--force"])
             #expect(forced.status == 0, "\(forced.everything)")
+            // It stays: the next start needs no force.
             #expect(second.terminate() == 0)
+            try second.start()
+            #expect(try second.poolctl(["space", "status", "demo/files"]).status == 0)
+            #expect(second.terminate() == 0)
+            // The old host has it no more.
+            try first.start()
+            let old = try first.poolctl(["pool", "status", "demo"])
+            #expect(old.output.contains("was not exported by the host that had it"), "\(old)")
+            expectRefused(try first.poolctl(["space", "status", "demo/files"]), "a lost pool")
+            #expect(first.terminate() == 0)
+        }
+
+        /// What one of three disks knows is opened by force; the two others know another history.
+        @Test(needs("nbdcopy"), needs("cmp")) func importWithoutMostDisksNeedsForce() throws {
+            let scratch = try Scratch(name: "e2e")
+            let old = Machine(name: "old", scratch: scratch)
+            let machine = Machine(name: "new", scratch: scratch)
+            try old.start()
+            let disks = try old.makePool(disks: 3)
+            try old.makeSpace("demo/files", size: "64M", resiliency: "mirror3")
+            let (before, after) = (scratch.path("before"), scratch.path("after"))
+            try writeImage(before, mebibytes: 64, seed: 6)
+            try succeed("nbdcopy", ["--flush", before, old.uri("demo/files")])
+            #expect(old.terminate() == 0)
+            let others = zip(disks, disks.indices.map { scratch.path("away/\($0)") }).dropFirst()
+            try FileManager.default.createDirectory(
+                atPath: scratch.path("away"), withIntermediateDirectories: true)
+            for (disk, away) in others { try FileManager.default.moveItem(atPath: disk, toPath: away) }
+            try machine.start()
+            let refused = try machine.poolctl(["pool", "import", disks[0]])
+            expectRefused(refused, "one disk of three")
+            #expect(refused.errors.contains("--force"))
+            try machine.control("pool", "import", disks[0], "--force")
+            try succeed("nbdcopy", [machine.uri("demo/files"), after])
+            try succeed("cmp", [before, after])
+            for (disk, away) in others { try FileManager.default.moveItem(atPath: away, toPath: disk) }
+            let online = try machine.poolctl(["disk", "online", "demo", "disk2"])
+            expectRefused(online, "a disk of another history")
+            #expect(online.errors.contains("disk replace"), "\(online.everything)")
+            // As new disks they join again; the space is whole once both have.
+            try machine.control("disk", "replace", "demo", "disk2", disks[1], "--force")
+            try machine.control(
+                "disk", "replace", "demo", "disk3", disks[2], "--force", "--wait")
+            try machine.control("pool", "repair", "demo", "--wait")
+            #expect(try machine.json("pool", "status", "demo")["health"] == .text("healthy"))
+            try succeed("nbdcopy", [machine.uri("demo/files"), after])
+            try succeed("cmp", [before, after])
+            #expect(machine.terminate() == 0)
         }
 
         @Test(needs("qemu-io")) func destroyedSpaceIsGoneAndItsSuccessorIsEmpty() throws {

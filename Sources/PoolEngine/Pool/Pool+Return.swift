@@ -82,6 +82,24 @@ extension Pool {
 
     // MARK: - a disk that comes back
 
+    /// What could be taken back as it is must not be overwritten.
+    public func requireNoReturn(
+        _ number: DiskNumber, _ member: Member
+    ) async throws(PoolError) {
+        guard let record = configuration.disks.first(where: { $0.number == number }) else {
+            throw .diskUnknown(number)
+        }
+        let label = try await Self.readLabel(engine, member.device).label
+        guard let label, label.poolUUID == uuid, label.is(record) else { return }
+        do throws(PoolError) {
+            _ = try await readReturning(member, record)
+        } catch {
+            if error.isOfAnotherPast { return }
+            throw error
+        }
+        throw .diskReturns(path: member.pathHint)
+    }
+
     /// Steps 1 and 2, as far as they only read.
     private func readReturning(
         _ member: Member, _ record: DiskRecord

@@ -53,6 +53,8 @@ public enum PoolError: Error, Hashable, Sendable {
     /// It has been opened without this pool's other disks, and changed.
     case otherHistory(path: String)
     case olderTime(path: String)
+    /// What is to take a disk's place is that disk, as it was when it left.
+    case diskReturns(path: String)
     case noScrub
 
     // Spaces.
@@ -129,6 +131,7 @@ extension PoolError {
             "\(path) was in use without the others of this pool, and has changed"
         case .noScrub: "no scrub is under way"
         case .olderTime(let path): "\(path) holds an older state of its disk"
+        case .diskReturns(let path): "\(path) is that disk, and can come back as it is"
         case .badSpaceName(let name): "\"\(name)\" cannot be a space's name"
         case .nameTaken(let name): "a space named \(name) exists"
         case .nameUnknown(let name): "there is no space named \(name)"
@@ -150,6 +153,22 @@ extension PoolError {
         case .noMetadataSpace: "no disk has room for metadata"
         case .claimRefused(let lineage, let what):
             "the metadata of space \(lineage.rawValue) is wrong: \(what)"
+        }
+    }
+
+    /// A disk knows something else than the pool does, and cannot be taken back.
+    var isOfAnotherPast: Bool {
+        switch self {
+        case .otherHistory, .olderTime: true
+        default: false
+        }
+    }
+
+    /// Whether a new history can begin in spite of it.
+    public var endsWithForce: Bool {
+        switch self {
+        case .detached, .witnessNewer: true
+        default: false
         }
     }
 
@@ -177,12 +196,15 @@ extension PoolError {
         case .creationUnfinished: "create it again"
         case .destroyed: "its disks are free to use"
         case .noConfiguration: "check that the right disks are named"
-        case .witnessNewer: "connect the disks that were last in use"
+        case .witnessNewer:
+            "connect the disks that were last in use; or go back to what these know, for good: "
+                + "pool import --force"
         case .detached(let missing, _):
-            missing.isEmpty
-                ? "connect the missing disks"
-                : "connect "
-                    + Self.list(missing.map { $0.pathHint.isEmpty ? Self.name($0) : $0.pathHint })
+            "connect "
+                + (missing.isEmpty
+                    ? "the missing disks"
+                    : Self.list(missing.map { $0.pathHint.isEmpty ? Self.name($0) : $0.pathHint }))
+                + "; or give up for good what only they know: pool import --force"
         case .noQuorum: "bring back its disks and restart poold"
         case .configurationRefused: "use fewer or shorter names"
         case .numbersExhausted: "make a new pool"
@@ -194,6 +216,7 @@ extension PoolError {
         case .noScrub: "start one: pool scrub"
         case .otherHistory, .olderTime:
             "replace it: disk replace takes it as a new one, with --force"
+        case .diskReturns: "bring it back with disk online; to empty it, disk retire"
         case .nameTaken: "choose another name"
         case .nameUnknown: "see space ls"
         case .tooManySpaces: "destroy one, or make a second pool"
