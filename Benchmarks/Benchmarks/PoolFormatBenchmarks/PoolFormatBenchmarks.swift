@@ -24,6 +24,31 @@ let benchmarks: @Sendable () -> Void = {
         }
     }
 
+    // What checksums add to a 4 KiB read, at blocks all over 64 MiB of pages in memory, the cache's
+    // default: 48 GiB of a space.
+    Benchmark("read checked against its page, 64 MiB of pages") { benchmark in
+        let checked = CheckedBlocks()
+        benchmark.startMeasurement()
+        for index in benchmark.scaledIterations {
+            let (page, grain, block) = checked.place(index)
+            blackHole(
+                ChecksumPage.value(in: page, grain: grain, block: block)
+                    == checked.valueOfData(index))
+        }
+    }
+
+    // Likewise to a write; its record in the journal is below.
+    Benchmark("write's value put into its page, 64 MiB of pages") { benchmark in
+        let checked = CheckedBlocks()
+        benchmark.startMeasurement()
+        for index in benchmark.scaledIterations {
+            let (page, grain, block) = checked.place(index)
+            let old = ChecksumPage.value(in: page, grain: grain, block: block)
+            let new = checked.valueOfData(index)
+            if new != old { ChecksumPage.setValue(in: page, grain: grain, block: block, new) }
+        }
+    }
+
     Benchmark("journal batch, one value record and a header") { benchmark in
         let memory = Memory(bytes: JournalBatch.blockBytes)
         var writer = unsafe BatchWriter(memory.bytes)
@@ -87,6 +112,33 @@ let benchmarks: @Sendable () -> Void = {
     }
 
     deinit { unsafe bytes.deallocate() }
+}
+
+/// Pages of values as the cache holds them, and data to be checked, which is where a read has just
+/// put it: in the processor's cache.
+struct CheckedBlocks {
+    private let pages = Memory(bytes: 64 << 20)
+    private let data = Memory(bytes: 64 << 10)
+
+    /// All over the place, the same in every run.
+    func place(_ index: Int) -> (page: PageImage, grain: Int, block: Int) {
+        let mixed = UInt64(truncatingIfNeeded: index) &* 0x9e37_79b9_7f4a_7c15 >> 20
+        let page = Int(mixed % UInt64(pages.count / PageImage.bytes))
+        let within = Int(mixed >> 24) % (ChecksumPage.grainsPerPage * Units.blocksPerGrain)
+        let bytes = unsafe UnsafeMutableRawBufferPointer(
+            rebasing: pages.bytes[(page * PageImage.bytes)..<((page + 1) * PageImage.bytes)])
+        return (
+            unsafe PageImage(bytes), within / Units.blocksPerGrain, within % Units.blocksPerGrain
+        )
+    }
+
+    func valueOfData(_ index: Int) -> UInt32 {
+        let place = index % (data.count / Units.blockBytes) * Units.blockBytes
+        let block = unsafe UnsafeRawBufferPointer(
+            rebasing: data.bytes[place..<(place + Units.blockBytes)])
+        return unsafe Checksum.blockValue(
+            block, lineage: Lineage(7), block: UInt64(truncatingIfNeeded: index))
+    }
 }
 
 func append(valuesOf firstBlock: UInt64, count: Int, to writer: inout BatchWriter) {
