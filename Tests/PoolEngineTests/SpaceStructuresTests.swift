@@ -282,3 +282,46 @@ struct JournalScanTests {
         }
     }
 }
+
+struct JournalTests {
+    /// Every batch from the tail that the newest names to the newest, and nothing else, but what was
+    /// skipped between them.
+    @Test func liveBlocksAreThoseThatReplayReads() {
+        var random = Generator(state: 3)
+        let pieces = 3
+        var journal = Journal(
+            pieces: Array(repeating: [], count: pieces), nextSequence: 1, nextBlock: 0,
+            previousChecksum: 0, live: [])
+        // Of every batch its blocks, and the sequence of the tail that it names.
+        var batches: [(entry: Journal.Entry, tail: UInt64)] = []
+        for _ in 0..<3000 {
+            let blocks = Int.random(in: 1...Journal.batchBlocks, using: &random)
+            let tail = journal.newTail(blocks: blocks)
+            let entry = journal.append(blocks: blocks, checksum: 0)
+            batches.append((entry, tail.sequence))
+            // The tail moves on at any time, with no batch behind it that says so.
+            if !journal.hasRoom(bytes: Journal.batchBlocks * Units.blockBytes)
+                || Int.random(in: 0..<8, using: &random) == 0
+            {
+                journal.retire(
+                    below: UInt64.random(in: tail.sequence...entry.sequence + 1, using: &random))
+                if !journal.hasRoom(bytes: Journal.batchBlocks * Units.blockBytes) {
+                    journal.retire(below: entry.sequence)
+                }
+            }
+            let needed = batches.suffix(Int(entry.sequence + 1 - tail.sequence)).map(\.entry)
+            var expected = Set(needed.flatMap { $0.firstBlock..<$0.firstBlock + $0.blocks })
+            for skipping in needed.dropFirst() {
+                for back in 0..<skipping.skipped {
+                    let at = skipping.firstBlock - 1 - back + journal.blockCount
+                    expected.insert(at % journal.blockCount)
+                }
+            }
+            let live = (0..<pieces).flatMap { piece in
+                journal.liveBlocks(ofPiece: piece).map { $0 + piece * Journal.blocksPerPiece }
+            }
+            #expect(Set(live) == expected && live.count == expected.count)
+            #expect(tail.block == needed.first?.firstBlock)
+        }
+    }
+}

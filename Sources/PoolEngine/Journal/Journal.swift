@@ -25,6 +25,8 @@ struct Journal {
     private(set) var devices = DeviceSet()
     private(set) var nextSequence: UInt64
     private(set) var nextBlock: Int
+    /// Where the oldest batch begins that the newest names as its tail.
+    private var namedTailBlock: Int
     private(set) var previousChecksum: UInt32
     var confirmedSequence: UInt64
     private var entries: [Entry] = []
@@ -47,6 +49,7 @@ struct Journal {
         self.previousChecksum = previousChecksum
         confirmedSequence = nextSequence - 1
         entries = live
+        namedTailBlock = live.first?.firstBlock ?? nextBlock
         usedBlocks = live.reduce(0) { $0 + $1.blocks + $1.skipped }
     }
 
@@ -70,6 +73,23 @@ struct Journal {
             ? (entries[first].sequence, entries[first].firstBlock) : (nextSequence, nextBlock)
     }
 
+    /// The tail that a batch of `blocks` names when it is written now: itself, where none is needed.
+    func newTail(blocks: Int) -> (sequence: UInt64, block: Int) {
+        let tail = tail
+        return tail.sequence == nextSequence
+            ? (tail.sequence, place(blocks: blocks).firstBlock) : tail
+    }
+
+    /// The blocks of a piece that replay would read now, ascending: from the tail that the newest
+    /// batch names, which may have moved on since, to its end.
+    func liveBlocks(ofPiece piece: Int) -> [Int] {
+        let live = (nextBlock - namedTailBlock + blockCount - 1) % blockCount + 1
+        return (0..<Self.blocksPerPiece).filter { block in
+            let at = piece * Self.blocksPerPiece + block
+            return (at - namedTailBlock + blockCount) % blockCount < live
+        }
+    }
+
     /// Whether batches of `bytes` in all surely fit, whatever is skipped at the pieces' ends.
     func hasRoom(bytes: Int) -> Bool {
         let blocks = (bytes + Units.blockBytes - 1) / Units.blockBytes
@@ -87,6 +107,7 @@ struct Journal {
     mutating func append(blocks: Int, checksum: UInt32) -> Entry {
         let (firstBlock, skipped) = place(blocks: blocks)
         precondition(freeBlocks >= blocks + skipped, "the journal's reserve was overrun")
+        namedTailBlock = newTail(blocks: blocks).block
         let entry = Entry(
             sequence: nextSequence, firstBlock: firstBlock, blocks: blocks, skipped: skipped)
         entries.append(entry)

@@ -47,9 +47,18 @@ extension Space {
         checkpointed.fire()
     }
 
+    /// Above `many` frames checkpoints begin, and go on down to `some`. A page that is written while a
+    /// disk is away has to be copied to it, so then as few are as can be: what changes again until
+    /// the disk is back is written once, and to all.
+    var dirtyFrameBounds: (some: Int, many: Int) {
+        departed.disks.isEmpty
+            ? (frames.capacity / 4, frames.capacity / 2)
+            : (frames.capacity * 3 / 4, frames.capacity * 7 / 8)
+    }
+
     private var hasMuchToCheckpoint: Bool {
         journal.usedBlocks * 8 > journal.blockCount
-            || frames.dirtyCount * 4 > frames.capacity
+            || frames.dirtyCount > dirtyFrameBounds.some
             || (engine.framesWanted > 0 && frames.dirtyCount > 0)
     }
 

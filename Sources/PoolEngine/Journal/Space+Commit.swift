@@ -219,18 +219,16 @@ extension Space {
     }
 
     func writeBatch(_ writer: inout BatchWriter, buffer: Int) async -> Bool {
-        let tail = journal.tail
         let blocks =
             (JournalBatch.headerBytes + writer.recordBytes + Units.blockBytes - 1)
             / Units.blockBytes
-        let place = journal.place(blocks: blocks)
-        let isFirst = tail.sequence == journal.nextSequence
+        let tail = journal.newTail(blocks: blocks)
         let (_, checksum) = writer.finish(
             BatchHeader(
                 lineage: lineage, epoch: epoch, sequence: journal.nextSequence,
                 previousChecksum: journal.previousChecksum,
                 confirmedSequence: journal.confirmedSequence, tailSequence: tail.sequence,
-                tailBlock: UInt32(isFirst ? place.firstBlock : tail.block),
+                tailBlock: UInt32(tail.block),
                 recordBytes: 0, recordCount: 0))
         let entry = journal.append(blocks: blocks, checksum: checksum)
         let io = IOBatch(engine)
@@ -350,7 +348,7 @@ extension Space {
         if isLogShorter || !committing.isEmpty, !isJournalTight { wake(&roomWaiters) }
         committing.removeAll()
         if journal.usedBlocks * 4 > journal.blockCount { wantCheckpoint() }
-        if frames.dirtyCount * 2 > frames.capacity { wantCheckpoint() }
+        if frames.dirtyCount > dirtyFrameBounds.many { wantCheckpoint() }
     }
 
     private func markIsDurable(_ region: UInt64) {

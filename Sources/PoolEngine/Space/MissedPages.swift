@@ -20,7 +20,7 @@ struct PageSlot: Sendable {
 /// 3. Nobody knows of a disk that was away before the space was opened: all of it is missed.
 struct MissedPages: Sendable {
     private var blocks: [PieceName: MissedBlocks.Mask] = [:]
-    private let isEverything: Bool
+    let isEverything: Bool
 
     static let everything = MissedPages(isEverything: true)
     static let nothing = MissedPages(isEverything: false)

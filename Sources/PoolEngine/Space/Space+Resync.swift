@@ -8,7 +8,9 @@ import PoolFormat
 ///    data, so what it lacks grows no more.
 /// 2. *Pages*: every checkpoint goes to it, too. Then the slots that it missed are copied from a copy
 ///    that counts, with no checkpoint under way: all of them, if it left before this opening.
-/// 3. *Journal*: copied whole with no commit under way. From here on it takes every batch.
+/// 3. *Journal*: what replay would read of it is copied with no commit under way, or all of it if the
+///    disk left before this opening: it may have batches that never counted. From here on it takes
+///    every batch.
 /// 4. *Data*: grain by grain, with the grain's range held alone: the valid blocks that it missed are
 ///    read from a copy that counts, compared with their values, and written to it.
 /// 5. A commit: everything it was given is flushed.
@@ -97,7 +99,7 @@ extension Space {
         if Mutant.isActive(.keepStaleMetadata) { return true }
         // No other root is written meanwhile.
         await checkpointLock.acquire(engine)
-        let isRootCopied = await copyPiece(rootCopies, to: number)
+        let isRootCopied = await copyPiece(rootCopies, Self.rootBlocks, to: number)
         checkpointLock.release()
         guard isRootCopied else { return false }
         for name in pieces.names {
@@ -115,8 +117,12 @@ extension Space {
     private func copyJournal(to number: DiskNumber) async -> Bool {
         await commitLock.acquire(engine)
         defer { commitLock.release() }
-        for copies in journal.pieces where !Mutant.isActive(.keepStaleJournal) {
-            guard await copyPiece(copies, to: number) else { return false }
+        guard let index = departed.index(of: number) else { return false }
+        let isWhole = departed[index].missedPages.isEverything
+        for (piece, copies) in journal.pieces.enumerated()
+        where !Mutant.isActive(.keepStaleJournal) {
+            let blocks = isWhole ? Self.allBlocks : journal.liveBlocks(ofPiece: piece)
+            guard await copyPiece(copies, blocks, to: number) else { return false }
         }
         guard isReturning(number), let index = departed.index(of: number) else { return false }
         departed[index].takesJournal = true
@@ -126,9 +132,10 @@ extension Space {
     /// Copies blocks of one piece from its current copies: what of it cannot be read from one is read
     /// from another, and what none can give stays as it is.
     private func copyPiece(
-        _ copies: [SlabGroups.Base], _ blocks: [Int] = allBlocks, to number: DiskNumber
+        _ copies: [SlabGroups.Base], _ blocks: [Int], to number: DiskNumber
     ) async -> Bool {
         guard isReturning(number) else { return false }
+        if blocks.isEmpty { return true }
         guard let target = copies.first(where: { $0.disk == number }) else { return true }
         let sources = copies.filter { departed.isCurrent($0) }
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
@@ -148,6 +155,7 @@ extension Space {
     }
 
     private static let allBlocks = Array(0..<Units.pieceBytes / Units.blockBytes)
+    private static let rootBlocks = Array(0..<2 * SpaceRoot.slotBytes / Units.blockBytes)
 
     private func write(_ blocks: [Int], of buffer: Int, to target: SlabGroups.Base) async -> Bool {
         let io = IOBatch(engine)
