@@ -70,17 +70,16 @@ extension Space {
     ///
     /// - Returns: the records as they are durable now.
     func commitLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [JournalRecord] {
-        let missed = try await missLeftBehind(left)
+        try await missLeftBehind(left)
         let (found, unequal) = try await findFreshBlocks(left.entries)
         let records = found.isEmpty ? left.records : left.records.map { $0.with(found) }
         let marks = markUnequal(unequal)
-        if records.count > left.durableCount || !marks.isEmpty {
-            guard await append(marks + records.dropFirst(left.durableCount)) else { throw failure }
-            journal.confirmedSequence = journal.nextSequence - 1
+        // That no disk lacked anything then must not take back what one lacks now.
+        let lost = records.dropFirst(left.durableCount).filter {
+            departed.disks.isEmpty || !$0.isCaughtUp
         }
-        // One of the records may say that no disk lacked anything then.
-        if !missed.isEmpty, records.contains(where: { $0.isCaughtUp }) {
-            guard await append(missed.map { .missed(region: $0) }) else { throw failure }
+        if !lost.isEmpty || !marks.isEmpty {
+            guard await append(marks + lost) else { throw failure }
             journal.confirmedSequence = journal.nextSequence - 1
         }
         unsafe unflushedLog.begin(
@@ -122,10 +121,8 @@ extension Space {
     }
 
     /// Regions of blocks that a killed process had written: a disk that is away may lack them.
-    ///
-    /// - Returns: all that disks lack something of.
-    private func missLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [UInt64] {
-        guard !departed.disks.isEmpty, !Mutant.isActive(.forgetMissedLeftBehind) else { return [] }
+    private func missLeftBehind(_ left: LeftBehind) async throws(PoolError) {
+        guard !departed.disks.isEmpty, !Mutant.isActive(.forgetMissedLeftBehind) else { return }
         for record in left.records {
             switch record {
             case .values(let first, _):
@@ -142,7 +139,6 @@ extension Space {
         }
         guard await recordLateMissed() else { throw failure }
         journal.confirmedSequence = journal.nextSequence - 1
-        return missedRegions.sorted()
     }
 
     /// Nothing is left that is not durable.
