@@ -27,10 +27,10 @@ extension Mutant {
         case .checkpointFromMemory: Killer(.busyShrink, Self.mismatch)
         case .reuseEarly: Killer(.refill, Self.mismatch, Self.foreign)
         case .discardEarly: Killer(.refill, Self.mismatch, Self.garbage)
-        case .moveIgnoresWrites: Killer(.rebalance, Self.mismatch, Self.stale)
+        case .moveIgnoresWrites: Killer(.retireWide, Self.mismatch, Self.stale)
         case .moveBeforeData: Killer(.compaction, Self.mismatch, Self.garbage)
-        case .joinLateFlush: Killer(.retire, Self.mismatch, Self.garbage)
-        case .keepOlderRoot: Killer(.retire, "a piece that does not exist")
+        case .joinLateFlush: Killer(.retireWide, Self.mismatch, Self.garbage)
+        case .keepOlderRoot: Killer(.retireMetadata, "a piece that does not exist")
         case .settleUnread: Killer(.simpleAway, Self.mismatch)
         case .replayKeepsValues: Killer(.trim, Self.mismatch, Self.garbage)
 
@@ -84,6 +84,8 @@ extension Mutant {
         case .countStaleVoters: Killer(.staleVoters, "fewer than its voters", "no copy of its root")
 
         // Copies that are wrong, or too few.
+        case .replacingLacksWrites: Self.unequal(.rebuild)
+        case .replacedUnflushed: Self.unequal(.retireMetadata)
         case .repairNothing: Self.unequal(.rotten)
         case .scrubFromWrong: Killer(.rotten, Self.mismatch)
         case .scrubUnheld: Killer(.scrubBusy, "are wrong on every copy")
@@ -91,9 +93,9 @@ extension Mutant {
         case .resyncUnverified: Killer(.rottenMirror3, Self.mismatch)
         case .forgetHoles: Killer(.newSpaceAway, "are never made equal")
         case .retireForgetsGroup: Killer(.retire, "slab group 0 cannot be")
-        case .pieceFreedEarly: Killer(.retire, Self.notGranted)
-        case .pieceUnflushed: Killer(.retire, "its metadata cannot be read", Self.mismatch)
-        case .rootUnflushed: Killer(.retire, Self.notGranted, "a piece that does not exist")
+        case .pieceFreedEarly: Killer(.retireMetadata, Self.notGranted)
+        case .pieceUnflushed: Killer(.retireMetadata, "its metadata cannot be read", Self.mismatch)
+        case .rootUnflushed: Killer(.retireMetadata, Self.notGranted, "a piece that does not exist")
 
         case .statusForgetsData: Killer(.overlap, "block status says zeros")
         case .keepOlderPool: Killer(.poolAgain, "claimRefused")

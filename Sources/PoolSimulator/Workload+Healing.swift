@@ -5,7 +5,7 @@ import PoolFormat
 extension Workload {
     static let healing = [
         latent, scrubBusy, rottenMirror3, rebuildMirror3, rebuildUnreadable, rebalance, retireAway,
-        retireFailing,
+        retireFailing, retireMetadata, retireWide, retireOntoFailing,
     ]
 
     /// Sectors of one copy cannot be read until they are written anew.
@@ -160,6 +160,55 @@ extension Workload {
         stage.sync()
     }.with {
         $0.diskCount = 3
+        $0.cutStride = 9
+    }
+
+    /// A disk is retired that has little more than metadata.
+    static let retireMetadata = Workload("retire-metadata") { stage in
+        stage.begin(Stage.shape(.mirror2))
+        stage.write(0..<8)
+        stage.sync()
+    } body: { stage in
+        guard stage.site.retire(0) else { return }
+        stage.write(8..<16)
+        stage.sync()
+    }.with { $0.diskCount = 3 }
+
+    /// Of a group that lies on every disk no slab can lie elsewhere: it is moved into narrower ones,
+    /// under load.
+    static let retireWide = Workload("retire-wide") { stage in
+        stage.begin(Stage.shape(.mirror2, columns: 2))
+        stage.write(0..<64)
+        stage.write(stage.grain(1))
+        stage.sync()
+        stage.write(2 * 2048..<2 * 2048 + 64)
+        stage.finish()
+    } body: { stage in
+        guard overwriting(stage, during: { stage.site.retire(0) }) else { return }
+        stage.sync()
+    }.with {
+        $0.diskCount = 4
+        $0.cutStride = 7
+    }
+
+    /// The disk that is to have what a retired one holds leaves in the middle of it; another one has
+    /// it then.
+    static let retireOntoFailing = Workload("retire-onto-failing") { stage in
+        degradable(stage, .mirror2)
+    } body: { stage in
+        var isPulled = false
+        let isGone = overwriting(
+            stage,
+            each: { count in
+                if count == 3, !isPulled {
+                    isPulled = true
+                    stage.site.pull(2)
+                }
+            }, during: { stage.site.retire(0) })
+        guard isGone else { return }
+        stage.sync()
+    }.with {
+        $0.diskCount = 4
         $0.cutStride = 9
     }
 }

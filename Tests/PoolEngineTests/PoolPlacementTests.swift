@@ -63,6 +63,58 @@ import Testing
         }
     }
 
+    /// Whatever was placed and given back on some of the disks: once the others are there and slabs
+    /// have been moved, as many columns fit as in any placement on all of them.
+    @Test func movesStrandNothing() {
+        for seed in UInt64(1)...4000 {
+            var random = Generator(state: seed)
+            let copies = Int.random(in: 1...3, using: &random)
+            let sizes = (0..<Int.random(in: copies...6, using: &random)).map { _ in
+                Int.random(in: 0...6, using: &random)
+            }
+            let present = Int.random(in: copies...sizes.count, using: &random)
+            var rest = sizes.indices.map { $0 < present ? sizes[$0] : 0 }
+            var groups: [[DiskNumber]] = []
+            func give(_ disks: [DiskNumber], _ slabs: Int) {
+                for disk in disks { rest[Int(disk.rawValue)] += slabs }
+            }
+            func place(columns: Int) -> Bool {
+                let chosen = Placement.chooseGroup(
+                    rooms(rest), copies: copies, columns: columns, slabLimit: 60)
+                guard let chosen else { return false }
+                give(chosen, -1)
+                groups.append(chosen)
+                return true
+            }
+            for _ in 0..<Int.random(in: 0...12, using: &random) {
+                _ = place(columns: Int.random(in: 1...2, using: &random))
+                if !groups.isEmpty, Int.random(in: 0..<4, using: &random) == 0 {
+                    give(groups.remove(at: Int.random(in: groups.indices, using: &random)), 1)
+                }
+            }
+            for index in present..<sizes.count { rest[index] = sizes[index] }
+            var moves = 0
+            while let move = Placement.nextMove(
+                rooms(rest), groups: groups, copies: groups.map { _ in copies },
+                isRefused: { _ in false })
+            {
+                give([groups[move.group][move.position]], 1)
+                give([move.disk], -1)
+                groups[move.group][move.position] = move.disk
+                moves += 1
+            }
+            #expect(moves <= sizes.reduce(0, +) && rest.allSatisfy { $0 >= 0 })
+            while place(columns: 1) {}
+            for group in groups {
+                for first in stride(from: 0, to: group.count, by: copies) {
+                    #expect(Set(group[first..<first + copies]).count == copies)
+                }
+            }
+            let columns = groups.reduce(0) { $0 + $1.count / copies }
+            #expect(columns == Placement.columnsThatFit(sizes, copies: copies), "seed \(seed)")
+        }
+    }
+
     @Test func evenDisksGiveTheWidestGroup() {
         let even = Placement.chooseGroup(
             rooms([9, 9, 9, 9]), copies: 2, columns: 0, slabLimit: 60)

@@ -1,4 +1,5 @@
 import PoolFormat
+import Synchronization
 import Testing
 
 @testable import PoolEngine
@@ -48,6 +49,11 @@ import Testing
         #expect(pool.audit().isEmpty)
     }
 
+    private final class Moving: Sendable {
+        let outcome = Mutex<Space.RepairOutcome?>(nil)
+        var isOver: Bool { outcome.withLock { $0 != nil } }
+    }
+
     /// A mirror with two slab groups on four disks: the first full, and mostly trimmed since; the second
     /// has room for what is left of it. `whole` are grains of the first, full of twos.
     private struct TwoGroups {
@@ -81,6 +87,18 @@ import Testing
             (self.pool, self.space, from, to) = (pool, space, groups[0], groups[1])
         }
 
+        /// Begins to move everything out of the first.
+        func beginMoving() -> Moving {
+            let moving = Moving()
+            space.background { space in
+                guard await space.beginRepairing() else { return }
+                let outcome = await space.empty(0, .normal)
+                space.endRepairing()
+                moving.outcome.withLock { $0 = outcome }
+            }
+            return moving
+        }
+
         func lose(_ number: DiskNumber) throws { try world.lose(Int(number.rawValue) - 1, pool) }
 
         func bringBack(_ number: DiskNumber) -> PoolError? {
@@ -104,8 +122,7 @@ import Testing
         try two.lose(two.from[0])
         try two.lose(two.to[1])
         #expect(world.perform(.write, space, 255 << 20, 4096, data: 3) == .ok)
-        let retired = two.from[0]
-        _ = try job(world, pool) { pool throws(PoolError) in try await pool.retireDisk(retired) }
+        _ = two.beginMoving()
         // Clients are at work, so it is moved a part at a time.
         let isMoving = world.untilTrue {
             _ = world.perform(.write, space, 258 << 20, 4096, data: 4)
@@ -123,22 +140,46 @@ import Testing
 
     /// What has two copies is not moved to where only one would count: it waits for the disk that is
     /// away.
-    @Test func aRepairLeavesNothingWithFewerCopies() throws {
+    @Test func aMoveLeavesNothingWithFewerCopies() throws {
         let two = try TwoGroups()
-        let (world, pool, retired) = (two.world, two.pool, two.from[0])
+        let world = two.world
         try two.lose(two.to[1])
+        let moving = two.beginMoving()
+        #expect(world.untilTrue { moving.isOver })
+        #expect(moving.outcome.withLock { $0 } == .failed)
+        #expect(two.space.counters.movedGrains == 0)
+        #expect(two.bringBack(two.to[1]) == nil)
+        #expect(world.untilCaughtUp(two.pool))
+        let again = two.beginMoving()
+        #expect(world.untilTrue { again.isOver })
+        #expect(again.outcome.withLock { $0 } == .done)
+        #expect(two.pool.groups(ofSpace: "m").count == 1)
+        try two.lose(two.to[0])
+        two.checkWhole()
+    }
+
+    /// Where the only disk that could have a slab is away, a repair waits for it.
+    @Test func aRepairWaitsForADiskThatIsBehind() throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)])
+        var expected = ExpectedBlocks()
+        let space = try #require(pool.space(named: "m"))
+        expected.write(world, space, 0..<20)
+        let on = try #require(pool.groups(ofSpace: "m").first?.slabs.map(\.address.disk))
+        let spare = try #require((1...3).map { DiskNumber($0) }.first { !on.contains($0) })
+        let retired = on[0]
+        try world.lose(Int(spare.rawValue) - 1, pool)
         let id = try job(world, pool) { pool throws(PoolError) in
             try await pool.retireDisk(retired)
         }
         #expect(world.untilTrue { pool.jobs.first { $0.id == id }?.state == .blocked })
-        #expect(pool.jobs.first { $0.id == id }?.reason.contains("away") == true)
-        #expect(two.space.counters.movedGrains == 0)
-        #expect(two.bringBack(two.to[1]) == nil)
+        #expect(pool.groups(ofSpace: "m").first?.slabs.map(\.address.disk) == on)
+        #expect(world.bringBack(Int(spare.rawValue) - 1, pool) == nil)
         let retirement = try ended(world, pool, id)
         #expect(retirement.state == .done, "\(retirement.reason)")
-        #expect(pool.groups(ofSpace: "m").count == 1)
-        try two.lose(two.to[0])
-        two.checkWhole()
+        #expect(pool.groups(ofSpace: "m").first?.slabs.map(\.address.disk) == [spare, on[1]])
+        try world.lose(Int(on[1].rawValue) - 1, pool)
+        expected.check(world, pool.space(named: "m"))
     }
 
     /// A damaged copy of the root or of the journal, which nobody has read since it was written, is not
@@ -166,6 +207,49 @@ import Testing
         world.restart()
         let opened = try #require(world.open((0..<3).filter { $0 != Int(retired.rawValue) - 1 })).get()
         expected.check(world, opened.space(named: "m"))
+    }
+
+    /// A pool of two full disks gets a third: no slab group fits, as each needs two disks, until slabs of
+    /// others lie on it.
+    @Test func aFullPoolUsesADiskThatIsAdded() throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)], on: 0..<2)
+        var expected = ExpectedBlocks()
+        expected.write(world, try #require(pool.space(named: "m")), 0..<40)
+        func fill(_ prefix: String) -> Int {
+            var made = 0
+            while made < 20 {
+                let parameters = Pool.SpaceParameters(
+                    name: "\(prefix)\(made)", sizeBytes: 256 << 20, resiliency: .mirror2, columns: 1,
+                    flags: .fixed)
+                let result = world.run { _ throws(PoolError) in
+                    _ = try await pool.createSpace(parameters)
+                }
+                guard case .success? = result else { break }
+                made += 1
+            }
+            return made
+        }
+        #expect(fill("before") >= 4)
+        let added = world.member(2)
+        try #require(
+            world.run { _ throws(PoolError) in
+                _ = try await pool.addDisks([added])
+            }
+        ).get()
+        #expect(fill("stuck") == 0)
+        let rebalance = try ended(world, pool, job(world, pool) { pool throws(PoolError) in
+            try await pool.rebalance()
+        })
+        #expect(rebalance.state == .done, "\(rebalance.reason)")
+        let free = pool.disks.map(\.freeSlabs).sorted()
+        #expect(free[2] - free[0] <= 1, "\(free)")
+        #expect(fill("after") >= 2)
+        expected.check(world, pool.space(named: "m"))
+        world.restart()
+        let opened = try #require(world.open(0..<3)).get()
+        expected.check(world, opened.space(named: "m"))
+        #expect(opened.audit().isEmpty, "\(opened.audit())")
     }
 
     /// A disk that is being retired and fails, or is away for a while, goes on being retired, over

@@ -4,7 +4,7 @@ import Testing
 @testable import PoolEngine
 
 /// A seeded generator: the same in every run.
-private struct Generator: RandomNumberGenerator {
+struct Generator: RandomNumberGenerator {
     var state: UInt64
     mutating func next() -> UInt64 {
         state &+= 0x9E37_79B9_7F4A_7C15

@@ -38,6 +38,10 @@ public enum Mutant: String, CaseIterable, Sendable {
     case joinLateFlush
     /// A grain is moved as it was before somebody wrote to it.
     case moveIgnoresWrites
+    /// A slab that is to replace another one is not written to meanwhile.
+    case replacingLacksWrites
+    /// A slab takes another's place before what was copied to it is flushed.
+    case replacedUnflushed
     /// A move is recorded as a mapping afresh, which forgets the grain's values.
     case moveForgetsValues
     /// What a killed process had acknowledged is not committed.
@@ -136,7 +140,7 @@ public enum Mutant: String, CaseIterable, Sendable {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .joinLateFlush,
-            .keepOlderRoot, .moveForgetsValues, .groupFreedEarly, .forgetUnflushed,
+            .keepOlderRoot, .moveForgetsValues, .replacedUnflushed, .groupFreedEarly, .forgetUnflushed,
             .forgetUnflushedEarly, .believeUnflushed, .leaveUnequal, .forgetIntents,
             .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed, .forgetLateMissed,
             .forgetMissedLeftBehind, .pieceFreedEarly, .pieceUnflushed, .rootUnflushed,
@@ -148,7 +152,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
-            .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
+            .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites, .replacingLacksWrites,
             .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
             false
         }

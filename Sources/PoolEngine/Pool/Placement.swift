@@ -87,6 +87,46 @@ enum Placement {
         return fits
     }
 
+    /// A slab of a group, and the disk that it is to be moved to.
+    struct Move: Hashable {
+        var group: Int
+        /// In the group's list of disks.
+        var position: Int
+        var disk: DiskNumber
+    }
+
+    /// The next slab to be moved off a disk with little room, to one with more by at least two: each
+    /// such move lessens the sum of the squares of the rooms, so they end.
+    ///
+    /// A disk that the group does not lie on is preferred; else it must not have another copy of the
+    /// column: with such moves too, and no others, everything is used in the end that any placement
+    /// could use (`PoolPlacementTests` compares the two).
+    ///
+    /// - Parameters:
+    ///   - groups: of each its disks, column-major.
+    ///   - isRefused: moves that are not to be made.
+    static func nextMove(
+        _ rooms: [Room], groups: [[DiskNumber]], copies: [Int], isRefused: (Move) -> Bool
+    ) -> Move? {
+        let ordered = rooms.sorted { ($0.slabs, $0.disk) < ($1.slabs, $1.disk) }
+        for mayShareGroup in [false, true] {
+            for full in ordered {
+                for empty in ordered.reversed() where empty.slabs - full.slabs >= 2 {
+                    for (index, disks) in groups.enumerated() {
+                        if !mayShareGroup, disks.contains(empty.disk) { continue }
+                        for position in disks.indices where disks[position] == full.disk {
+                            let first = position / copies[index] * copies[index]
+                            let column = disks[first..<min(first + copies[index], disks.count)]
+                            let move = Move(group: index, position: position, disk: empty.disk)
+                            if !column.contains(empty.disk), !isRefused(move) { return move }
+                        }
+                    }
+                }
+            }
+        }
+        return nil
+    }
+
     /// Whether no column has two copies in one domain. `chosen` is column-major.
     static func isSeparated(_ chosen: [FaultDomain], copies: Int) -> Bool {
         stride(from: 0, to: chosen.count, by: copies).allSatisfy { first in

@@ -1,10 +1,10 @@
 import PoolFormat
 
-/// Spreads what is there over all disks: slab groups on the disks with the least room are moved to
-/// where there is most, one after the other, until no such move brings the two closer.
+/// Spreads what is there over all disks: slabs on the disks with the least room are replaced by slabs
+/// where there is most (`Space/Space+Replace.swift`), one after the other, until no such move brings
+/// the two closer.
 ///
-/// A new group takes the disks with the most room (`Placement.swift`), so each move lessens the sum
-/// of the squares of what the disks have free: it ends.
+/// Each move lessens the sum of the squares of what the disks have free: it ends.
 extension Pool {
     /// - Returns: the job's id.
     public func rebalance() async throws(PoolError) -> UInt64 {
@@ -19,26 +19,22 @@ extension Pool {
     private func rebalance(_ id: UInt64) async {
         let priority = configuration.settings.repairPriority ?? .normal
         await refreshStatus()
-        var stuck: Set<GroupName> = []
-        // Each group is moved at most twice: others may take what it gave up.
-        let most = spaces.reduce(0) { $0 + facts($1).groups.count } * 2
+        var stuck: Set<SlabMove> = []
+        // Each slab is moved at most twice: others may take what it gave up.
+        let most = spaces.reduce(0) { sum, space in
+            facts(space).groups.reduce(sum) { $0 + $1.slabs.count * 2 }
+        }
         changeJobs({ $0.id == id }) { $0.totalBytes = self.unevenBytes }
         for _ in 0..<most {
             if isClosed || engine.isStopped { break }
-            guard let (space, group) = nextMove(excluding: stuck) else { break }
-            let outcome = try? await on(space) { await $0.relocate(group, priority) }
-            switch outcome {
-            case .done:
-                let slabs = space.copies
+            guard let (space, move) = nextMove(excluding: stuck) else { break }
+            let outcome = try? await on(space) { await $0.relocate(move, priority) }
+            if outcome == .done {
                 changeJobs({ $0.id == id }) {
-                    $0.doneBytes = min(
-                        $0.totalBytes, $0.doneBytes + UInt64(slabs * Units.slabBytes))
+                    $0.doneBytes = min($0.totalBytes, $0.doneBytes + UInt64(Units.slabBytes))
                 }
-            case .noRoom:
-                return changeJobs({ $0.id == id }) {
-                    ($0.state, $0.reason) = (.failed, "there is no room to move anything into")
-                }
-            case .failed, nil: stuck.insert(GroupName(lineage: space.lineage, id: group))
+            } else {
+                stuck.insert(move)
             }
             await refreshStatus()
         }
@@ -49,9 +45,7 @@ extension Pool {
         }
     }
 
-    private var takingDisks: [Disk] {
-        disks.filter(\.takesGrants).sorted { ($0.freeSlabs, $0.number) < ($1.freeSlabs, $1.number) }
-    }
+    private var takingDisks: [Disk] { disks.filter(\.takesGrants) }
 
     /// What lies above the even share.
     private var unevenBytes: UInt64 {
@@ -62,37 +56,40 @@ extension Pool {
         return UInt64(slabs) * UInt64(Units.slabBytes)
     }
 
-    /// A group to be moved off a disk with little room, to one with much.
-    private func nextMove(excluding stuck: Set<GroupName>) -> (space: Space, group: UInt32)? {
-        let ordered = takingDisks
-        for full in ordered {
-            for empty in ordered.reversed() where empty.freeSlabs - full.freeSlabs >= 2 {
-                for space in spaces {
-                    let group = facts(space).groups.first { group in
-                        let on = group.slabs.map(\.address.disk)
-                        return on.contains(full.number) && !on.contains(empty.number)
-                            && !stuck.contains(GroupName(lineage: space.lineage, id: group.id))
-                    }
-                    if let group { return (space, group.id) }
-                }
-            }
+    private func nextMove(excluding stuck: Set<SlabMove>) -> (space: Space, move: SlabMove)? {
+        let rooms = takingDisks.map { Placement.Room(disk: $0.number, slabs: $0.freeSlabs) }
+        let groups = spaces.flatMap { space in
+            facts(space).groups.map { (space: space, record: $0) }
         }
-        return nil
+        func named(_ move: Placement.Move) -> SlabMove {
+            SlabMove(
+                lineage: groups[move.group].space.lineage, group: groups[move.group].record.id,
+                position: move.position, disk: move.disk)
+        }
+        let move = Placement.nextMove(
+            rooms, groups: groups.map { $0.record.slabs.map(\.address.disk) },
+            copies: groups.map { Int($0.record.copies) }, isRefused: { stuck.contains(named($0)) })
+        return move.map { (groups[$0.group].space, named($0)) }
     }
 }
 
-/// A slab group of a pool.
-private struct GroupName: Hashable {
+/// A slab of a group that is to lie on another disk.
+struct SlabMove: Hashable, Sendable {
     var lineage: Lineage
-    var id: UInt32
+    var group: UInt32
+    var position: Int
+    var disk: DiskNumber
 }
 
 extension Space {
-    /// Moves everything of a group into others.
-    func relocate(_ group: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
+    func relocate(_ move: SlabMove, _ priority: RepairPriority) async -> Replaced {
         guard await beginRepairing() else { return .failed }
         defer { endRepairing() }
-        guard groups[group] != nil, !groups.isDraining(group) else { return .failed }
-        return await empty(group, priority)
+        // Whatever has become of the group since, the slab there is moved if there is one.
+        guard let record = groups[move.group]?.record, record.slabs.indices.contains(move.position),
+            !record.slabs[move.position].isHole, !groups.isDraining(move.group)
+        else { return .failed }
+        return await replaceSlab(
+            of: move.group, at: move.position, on: move.disk, priority)
     }
 }

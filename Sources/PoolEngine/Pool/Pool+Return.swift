@@ -273,6 +273,14 @@ extension Space {
                     generation: slab.generation)
             }
         }
+        // Either of these may be what the group has in the end.
+        if let replacement = groups.replacement {
+            for slab in [replacement.old, replacement.slab] where slab.address.disk == number {
+                claims.slabs[slab.address] = SlabEntry(
+                    lineage: lineage, group: replacement.group,
+                    column: UInt16(replacement.position), generation: slab.generation)
+            }
+        }
         claims.pieces = Set(claimedPieceAddresses.filter { $0.disk == number })
         return claims
     }

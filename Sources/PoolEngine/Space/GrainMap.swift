@@ -111,6 +111,10 @@ struct SlabGroups {
     /// Grains that can be handed out: those of a group that is being emptied cannot.
     private(set) var freeGrains = 0
     private var allocating = 0
+    /// The slab that is being replaced, one at a time.
+    private(set) var replacement: Replacement?
+    /// Its group, asked for on every write.
+    private var replacingGroup = UInt32.max
 
     /// The lowest id that no group has: so ids stay below the number of groups there ever are at
     /// a time, and the pages that hold them few.
@@ -149,7 +153,7 @@ struct SlabGroups {
         var removed: [GroupRecord] = []
         for id in groups.indices {
             guard let group = groups[id], group.freeCount == group.grainCount,
-                wanted?.contains(UInt32(id)) ?? true
+                wanted?.contains(UInt32(id)) ?? true, UInt32(id) != replacement?.group
             else { continue }
             groups[id] = nil
             grainCount -= group.grainCount
@@ -172,7 +176,9 @@ struct SlabGroups {
     func sparsest(excluding: Set<UInt32>) -> UInt32? {
         var best: Group?
         for case let group? in groups
-        where !group.isDraining && group.freeCount > 0 && !excluding.contains(group.record.id) {
+        where !group.isDraining && group.freeCount > 0 && !excluding.contains(group.record.id)
+            && group.record.id != replacement?.group
+        {
             if freeGrains - group.freeCount >= group.usedCount,
                 group.usedCount < best?.usedCount ?? .max
             {
@@ -253,8 +259,83 @@ struct SlabGroups {
         precondition(groups[id]!.freeBits[grain / 64] & bit == 0, "a free grain was freed")
         groups[id]!.freeBits[grain / 64] |= bit
         groups[id]!.freeCount += 1
+        if entry.group == replacingGroup { replacement?.lacking.remove(entry.physicalGrain) }
         if !groups[id]!.isDraining { freeGrains += 1 }
     }
+
+    // MARK: - replacing a slab
+
+    /// A slab whose group is written to another one, too, which is to take its place.
+    struct Replacement {
+        let group: UInt32
+        /// In the group's record.
+        let position: Int
+        let (old, slab): (GroupSlab, GroupSlab)
+        let base: Base
+        /// Grains of the group that the new slab does not have.
+        fileprivate(set) var lacking: Set<UInt32>
+        /// No write to the group begins.
+        fileprivate(set) var isGated = false
+        /// Its disk has left since.
+        fileprivate(set) var isLost = false
+    }
+
+    /// From here on what is written to the group goes to the slab, too. It lacks what is in use.
+    mutating func startReplacing(_ id: UInt32, at position: Int, with slab: GroupSlab, _ base: Base) {
+        guard let group = self[id] else { return }
+        precondition(replacement == nil, "one slab is replaced at a time")
+        let used = (0..<group.grainCount).filter {
+            group.freeBits[$0 / 64] >> UInt64($0 % 64) & 1 == 0
+        }
+        replacement = Replacement(
+            group: id, position: position, old: group.record.slabs[position], slab: slab,
+            base: base, lacking: Set(used.map(UInt32.init)))
+        replacingGroup = id
+    }
+
+    /// No write to the group begins any more.
+    mutating func gateReplacement() { replacement?.isGated = true }
+
+    /// Nothing more is written to both.
+    ///
+    /// - Parameter isUsed: the new slab is read and written in the place of the old one.
+    mutating func endReplacing(isUsed: Bool) {
+        replacingGroup = .max
+        guard isUsed, let replacement, let group = self[replacement.group] else { return }
+        bases[group.firstBase + replacement.position] = replacement.base
+    }
+
+    /// Neither slab is anything but the group's, or free.
+    mutating func forgetReplacement() { (replacement, replacingGroup) = (nil, .max) }
+
+    /// The disk has left.
+    mutating func loseReplacement(on disk: DiskNumber) {
+        if replacement?.base.disk == disk { replacement?.isLost = true }
+    }
+
+    /// The new slab has all of the grain.
+    mutating func noteReplaced(_ entry: GrainMap.Entry) {
+        if entry.group == replacingGroup { replacement?.lacking.remove(entry.physicalGrain) }
+    }
+
+    /// Nobody knows what the grain holds.
+    mutating func lack(_ entry: GrainMap.Entry) {
+        if entry.isMapped, entry.group == replacingGroup {
+            replacement?.lacking.insert(entry.physicalGrain)
+        }
+    }
+
+    @inline(__always)
+    func isReplacing(_ entry: GrainMap.Entry) -> Bool { entry.group == replacingGroup }
+
+    /// Names another slab at a place of a group. What is read and written stays where it was.
+    mutating func rename(_ id: UInt32, at position: Int, _ slab: GroupSlab) -> GroupRecord? {
+        guard self[id] != nil else { return nil }
+        groups[Int(id)]!.record.slabs[position] = slab
+        return groups[Int(id)]!.record
+    }
+
+    // MARK: - where bytes lie
 
     /// Cuts a byte range of a grain into runs that lie in one column each, with the places of every
     /// copy of the run.
@@ -276,19 +357,48 @@ struct SlabGroups {
     }
 
     /// Cuts a byte range of a grain into runs on one device each, for one copy.
-    ///
-    /// Physical address `a` of a group lies in column `(a / unit) % columns` at
-    /// `(a / unit / columns) x unit + a % unit`.
     @inline(__always)
     func forEachRun(
         _ entry: GrainMap.Entry, copy: Int, offsetBytes: Int, lengthBytes: Int,
         _ body: (_ base: Base, _ position: Int, _ lengthBytes: Int) -> Void
     ) {
+        forEachPart(entry, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
+            group, column, offset, position, run in
+            var base = bases[group.firstBase + column * group.copies + copy]
+            base.offsetBytes += UInt64(offset)
+            body(base, position, run)
+        }
+    }
+
+    /// Likewise for the slab that is to replace one of the group's: what of the range lies there.
+    func forEachReplacingRun(
+        _ entry: GrainMap.Entry, offsetBytes: Int, lengthBytes: Int,
+        _ body: (_ base: Base, _ position: Int, _ lengthBytes: Int) -> Void
+    ) {
+        guard let replacement, entry.group == replacingGroup else { return }
+        forEachPart(entry, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
+            group, column, offset, position, run in
+            guard column == replacement.position / group.copies else { return }
+            var base = replacement.base
+            base.offsetBytes += UInt64(offset)
+            body(base, position, run)
+        }
+    }
+
+    /// Physical address `a` of a group lies in column `(a / unit) % columns` at
+    /// `(a / unit / columns) x unit + a % unit`.
+    @inline(__always)
+    private func forEachPart(
+        _ entry: GrainMap.Entry, offsetBytes: Int, lengthBytes: Int,
+        _ body: (
+            _ group: (firstBase: Int, copies: Int), _ column: Int, _ offset: Int, _ position: Int,
+            _ lengthBytes: Int
+        ) -> Void
+    ) {
         let id = Int(entry.group)
         precondition(groups[id] != nil)
-        let firstBase = groups[id]!.firstBase
-        let (columns, copies) = (groups[id]!.columns, groups[id]!.copies)
-        let shift = groups[id]!.unitShift
+        let group = (firstBase: groups[id]!.firstBase, copies: groups[id]!.copies)
+        let (columns, shift) = (groups[id]!.columns, groups[id]!.unitShift)
         var address = Int(entry.physicalGrain) * Units.grainBytes + offsetBytes
         var position = 0
         while position < lengthBytes {
@@ -297,9 +407,7 @@ struct SlabGroups {
             let run =
                 columns == 1
                 ? lengthBytes - position : min(lengthBytes - position, 1 << shift - within)
-            var base = bases[firstBase + (chunk % columns) * copies + copy]
-            base.offsetBytes += UInt64((chunk / columns) << shift + within)
-            body(base, position, run)
+            body(group, chunk % columns, (chunk / columns) << shift + within, position, run)
             position += run
             address += run
         }

@@ -228,8 +228,10 @@ extension Space {
             letGo(held)
         }
         var written = Written(departuresBefore: departuresNoted)
+        let work = beginPlacedWork()
         var outcome = await copy(
             grain, from: source, to: target, values, holdsRange: holdsRange, pace: pace, &written)
+        endPlacedWork(work)
         if !holdsRange {
             guard let again = await hold(grain, mayGoOn) else {
                 giveUp(target)
@@ -381,6 +383,14 @@ extension Space {
                 written.devices.insert(base.device)
             }
         }
+        groups.forEachReplacingRun(
+            target, offsetBytes: blocks.lowerBound * Units.blockBytes,
+            lengthBytes: blocks.count * Units.blockBytes
+        ) { base, position, bytes in
+            guard departed.takesData(base) else { return }
+            io.write(base.device, at: base.offsetBytes, bytes: bytes, from: buffer + position)
+            written.devices.insert(base.device)
+        }
         if await io.run() { return .moved }
         await failDevices(io.devices(with: .ioError), during: "move")
         return .stopped
@@ -438,8 +448,10 @@ extension Space {
 
     // MARK: - a grain held alone
 
-    /// Waits until no request is under way in the grain, and keeps those that come out.
-    func hold(_ grain: UInt64, _ mayGoOn: () -> Bool) async -> RequestIndex? {
+    /// Waits until no request is under way in these blocks, and keeps those that come out.
+    func hold(
+        _ grain: UInt64, blocks: Range<Int> = 0..<Units.blocksPerGrain, _ mayGoOn: () -> Bool
+    ) async -> RequestIndex? {
         while !table.hasOwnRoom {
             guard mayGoOn() else { return nil }
             await nap()
@@ -447,7 +459,9 @@ extension Space {
         let index = table.take()
         table[index].space = handle.index
         table[index].kind = .hold
-        setRange(index, grain * UInt64(Units.grainBytes), UInt32(Units.grainBytes))
+        setRange(
+            index, grain * UInt64(Units.grainBytes) + UInt64(blocks.lowerBound * Units.blockBytes),
+            UInt32(blocks.count * Units.blockBytes))
         if engine.locks.enter(index) {
             table[index].state = .detour
             return index

@@ -40,6 +40,7 @@ extension Space {
         }
         departing.insert(number)
         departuresNoted += 1
+        groups.loseReplacement(on: number)
         let index =
             departed.index(of: number)
             ?? departed.add(
@@ -135,6 +136,12 @@ extension Space {
                 miss(index, grain: grain, start..<start + bytes / Units.blockBytes)
             }
             if !isTaken { isCovered = false }
+        }
+        // It may be named as the group's by now.
+        if groups.isReplacing(entry), let disk = groups.replacement?.base.disk,
+            let index = departed.index(of: disk), departed[index].phase == .away
+        {
+            miss(index, grain: grain, blocks)
         }
         return isCovered
     }

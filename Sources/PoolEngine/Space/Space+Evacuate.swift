@@ -46,66 +46,94 @@ extension Space {
     private func moveAll(
         outOf victim: UInt32, _ priority: RepairPriority, holdsRanges: Bool
     ) async -> RepairOutcome? {
-        let pass = Evacuation(engine, victim, priority)
-        pass.holdsRanges = holdsRanges
-        pass.movers = engine.limits.repairMovers
-        for number in 0..<pass.movers { background { await $0.run(mover: number, pass) } }
-        while pass.movers > 0, !engine.isStopped { await pass.moverEnded.wait() }
-        return engine.isStopped ? nil : pass.outcome
+        let evacuation = Evacuation(victim, priority, holdsRanges: holdsRanges)
+        let isThrough = await forEachGrain(inGroup: victim, priority) { space, grain, again in
+            await space.evacuate(grain, evacuation, again)
+        }
+        return isThrough ? .done : evacuation.outcome
     }
 
-    private func run(mover number: Int, _ pass: Evacuation) async {
+    /// - Returns: false: there is no point in going on.
+    private func evacuate(
+        _ grain: UInt64, _ evacuation: Evacuation, _ again: (UInt64) -> Void
+    ) async -> Bool {
+        if groups.freeGrains == 0 {
+            let outcome = await makeRoom(unless: { $0.groups.freeGrains > 0 })
+            guard outcome == .done else {
+                evacuation.outcome = outcome
+                return false
+            }
+        }
+        switch await move(grain, evacuation) {
+        case .moved:
+            counters.movedGrains += 1
+            repairProgress.moved += 1
+            repairProgress.movedBytes += UInt64(Units.grainBytes)
+            evacuation.uncommitted += 1
+        // Another mover took the last free grain.
+        case .stopped where groups.freeGrains == 0: again(grain)
+        // It is looked for again; or it cannot be read, stays, and its readers are told.
+        case .stale, .stopped, .failed: break
+        }
+        guard evacuation.uncommitted >= engine.limits.compactBatch else { return true }
+        evacuation.uncommitted = 0
+        return await commit()
+    }
+
+    /// Several movers share the grains of a group.
+    ///
+    /// - Parameter step: what is to be done with one; it may put it back. False: there is no point in
+    ///   going on.
+    /// - Returns: whether all are through.
+    func forEachGrain(
+        inGroup group: UInt32, _ priority: RepairPriority,
+        _ step: @escaping @Sendable (Space, UInt64, (UInt64) -> Void) async -> Bool
+    ) async -> Bool {
+        let pass = GroupPass(engine, group, priority)
+        pass.movers = engine.limits.repairMovers
+        for number in 0..<pass.movers { background { await $0.run(mover: number, pass, step) } }
+        while pass.movers > 0, !engine.isStopped { await pass.moverEnded.wait() }
+        return !engine.isStopped && pass.goesOn
+    }
+
+    private func run(
+        mover number: Int, _ pass: GroupPass,
+        _ step: @Sendable (Space, UInt64, (UInt64) -> Void) async -> Bool
+    ) async {
         defer {
             pass.movers -= 1
             if number == 0 { pass.isLed = false }
             pass.moverEnded.fire()
         }
-        while pass.outcome == .done, !pass.isThrough {
-            guard mayRepair else { return pass.outcome = nil }
+        while pass.goesOn, !pass.isThrough {
+            guard mayRepair else { return pass.goesOn = false }
             if number > 0, pass.isLed, pass.priority != .high, isBusy {
                 await nap(ns: 20_000_000)
                 continue
             }
             guard let grain = await nextGrain(pass) else { return }
-            if groups.freeGrains == 0 {
-                let outcome = await makeRoom(unless: { $0.groups.freeGrains > 0 })
-                guard outcome == .done else { return pass.outcome = outcome }
-            }
-            switch await move(grain, pass) {
-            case .moved:
-                counters.movedGrains += 1
-                repairProgress.moved += 1
-                pass.uncommitted += 1
-            // Another mover took the last free grain.
-            case .stopped where groups.freeGrains == 0: pass.grains.append(grain)
-            // It is looked for again; or it cannot be read, stays, and its readers are told.
-            case .stale, .stopped, .failed: break
-            }
-            if pass.uncommitted >= engine.limits.compactBatch {
-                pass.uncommitted = 0
-                guard await commit() else { return pass.outcome = nil }
-            }
+            if await !step(self, grain, { pass.grains.append($0) }) { pass.goesOn = false }
         }
     }
 
-    private func move(_ grain: UInt64, _ pass: Evacuation) async -> Move {
-        let isPaced = pass.priority != .high && isBusy
-        if isPaced, !pass.holdsRanges {
+    private func move(_ grain: UInt64, _ evacuation: Evacuation) async -> Move {
+        let (victim, priority) = (evacuation.victim, evacuation.priority)
+        let isPaced = priority != .high && isBusy
+        if isPaced, !evacuation.holdsRanges {
             return await move(
-                grain, outOf: pass.victim, holdsRange: false, pace: pass.priority,
-                { self.mayRepair })
+                grain, outOf: victim, holdsRange: false, pace: priority, { self.mayRepair })
         }
         // Whoever waits for it waits for one grain, not for its turns.
-        if isPaced { await waitForTurn(bytes: Units.grainBytes, pass.priority) }
-        return await move(grain, outOf: pass.victim, holdsRange: true, { self.mayRepair })
+        if isPaced { await waitForTurn(bytes: Units.grainBytes, priority) }
+        return await move(grain, outOf: victim, holdsRange: true, { self.mayRepair })
     }
 
-    private func nextGrain(_ pass: Evacuation) async -> UInt64? {
+    private func nextGrain(_ pass: GroupPass) async -> UInt64? {
         while true {
             if let grain = pass.grains.popFirst() { return grain }
             guard let start = pass.next else { return nil }
             let found = map.grains(
-                inGroup: pass.victim, from: start, limit: engine.limits.compactScan)
+                inGroup: pass.group, from: start, limit: engine.limits.compactScan)
             (pass.grains, pass.next) = (found.grains[...], found.next)
             // A large map is looked through in slices, between which others have their turn.
             if pass.next != nil { await nap() }
@@ -113,7 +141,7 @@ extension Space {
     }
 
     /// Clients have sent something not long ago, to whichever space of this shard.
-    private var isBusy: Bool {
+    var isBusy: Bool {
         engine.lastRequestNs.map { engine.nowNs &- $0 < 100_000_000 } ?? false
     }
 
@@ -151,29 +179,41 @@ extension Space {
 }
 
 /// One pass of the movers over the grains of a group.
-private final class Evacuation: @unchecked Sendable {
-    let victim: UInt32
+private final class GroupPass: @unchecked Sendable {
+    let group: UInt32
     let priority: RepairPriority
     /// Found and not taken yet, and from where on to look for more; nil: there are none.
     var grains: ArraySlice<UInt64> = []
     var next: Int? = 0
-    var uncommitted = 0
     var movers = 0
     /// The first of them is at work.
     var isLed = true
-    /// Clients wait for a grain that is moved: what was written to all the time.
-    var holdsRanges = false
-    /// nil: there is no point in going on.
-    var outcome: Space.RepairOutcome? = .done
+    /// There is a point in going on.
+    var goesOn = true
     let moverEnded: Signal
 
-    init(_ engine: Engine, _ victim: UInt32, _ priority: RepairPriority) {
-        self.victim = victim
+    init(_ engine: Engine, _ group: UInt32, _ priority: RepairPriority) {
+        self.group = group
         self.priority = priority
         moverEnded = Signal(engine)
     }
 
     var isThrough: Bool { grains.isEmpty && next == nil }
+}
+
+/// Grains of a group that are moved elsewhere.
+private final class Evacuation: @unchecked Sendable {
+    let victim: UInt32
+    let priority: RepairPriority
+    /// Clients wait for a grain that is moved: what was written to all the time.
+    let holdsRanges: Bool
+    var uncommitted = 0
+    /// Of one that has ended early; nil: the space closes, or cannot write.
+    var outcome: Space.RepairOutcome?
+
+    init(_ victim: UInt32, _ priority: RepairPriority, holdsRanges: Bool) {
+        (self.victim, self.priority, self.holdsRanges) = (victim, priority, holdsRanges)
+    }
 }
 
 /// Those who wait for the same flush.

@@ -29,6 +29,8 @@ extension Space {
 
     /// A refused discard costs nothing but the space it would have given back.
     func discard(_ freed: some Sequence<GrainMap.Entry>) async {
+        let work = beginPlacedWork()
+        defer { endPlacedWork(work) }
         let io = IOBatch(engine)
         for entry in freed { addDiscards(io, entry) }
         _ = await io.run()

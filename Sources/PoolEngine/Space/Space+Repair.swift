@@ -23,7 +23,7 @@ extension Space {
     struct RepairProgress: Hashable, Sendable {
         var moved = 0
         var total = 0
-        var movedBytes: UInt64 { UInt64(moved) * UInt64(Units.grainBytes) }
+        var movedBytes: UInt64 = 0
     }
 
     enum RepairOutcome: Sendable {
@@ -59,17 +59,16 @@ extension Space {
     /// Grains to be moved.
     private func grainsToRepair(_ plan: RepairPlan) -> Int {
         groups.records.reduce(0) { sum, record in
-            sum + (isDegraded(record, plan) ? groups[record.id]?.usedCount ?? 0 : 0)
+            guard isDegraded(record, plan) else { return sum }
+            let slabs = record.slabs.count { isLacking($0, plan) }
+            return sum + slabs * (groups[record.id]?.usedCount ?? 0)
         }
     }
 
     private func isDegraded(_ record: GroupRecord, _ plan: RepairPlan) -> Bool {
         // With fewer disks than copies nothing would be gained, and what is there be lost.
         plan.serving >= copies
-            && record.slabs.contains {
-                $0.isHole && !Mutant.isActive(.forgetHoles)
-                    || plan.givenUp.contains($0.address.disk)
-            }
+            && record.slabs.contains { isLacking($0, plan) }
     }
 
     private var allPieceCopies: [[SlabGroups.Base]] {
@@ -479,10 +478,32 @@ extension Space {
         for victim in ordered.dropLast(Mutant.isActive(.retireForgetsGroup) ? 1 : 0) {
             guard mayRepair else { return .failed }
             // One that cannot be read to its end keeps nothing from the others.
-            outcome = outcome.and(await empty(victim.id, plan.priority))
+            outcome = outcome.and(await replaceSlabs(of: victim.id, plan))
             if outcome == .noRoom { break }
         }
         return outcome
+    }
+
+    /// Every slab that the group lacks, or that is given up, gets a successor; where no disk has one
+    /// for it, its grains are moved into groups that need none.
+    private func replaceSlabs(of id: UInt32, _ plan: RepairPlan) async -> RepairOutcome {
+        while let record = groups[id]?.record,
+            let position = record.slabs.firstIndex(where: { isLacking($0, plan) })
+        {
+            guard mayRepair else { return .failed }
+            switch await replaceSlab(
+                of: id, at: position, avoiding: plan.givenUp, plan.priority)
+            {
+            case .done: continue
+            case .noRoom, .unreadable: return await empty(id, plan.priority)
+            case .failed: return .failed
+            }
+        }
+        return .done
+    }
+
+    private func isLacking(_ slab: GroupSlab, _ plan: RepairPlan) -> Bool {
+        slab.isHole && !Mutant.isActive(.forgetHoles) || plan.givenUp.contains(slab.address.disk)
     }
 
     /// Moves everything of a group into others; meanwhile it takes nothing.

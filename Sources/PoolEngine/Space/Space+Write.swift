@@ -19,6 +19,9 @@ extension Space {
     }
 
     private func startWrite(_ request: RequestIndex, _ entry: GrainMap.Entry, _ frame: Int32) {
+        if groups.isReplacing(entry), groups.replacement?.isGated ?? false {
+            return park(request, on: &replacementWaiters)
+        }
         guard noteMissed(entry, grain: table[request].grain, blocks: table[request].blocks) else {
             return finish(request, .ioError)
         }
@@ -57,7 +60,7 @@ extension Space {
     ) {
         var leg = 0
         var sent: UInt16 = 0
-        forEachLeg(request, entry, copies) { base, position, bytes in
+        forEachLeg(request, entry, kind, copies) { base, position, bytes in
             defer { leg += 1 }
             guard kind == .read || departed.takesData(base) else { return }
             sent += 1
@@ -70,15 +73,21 @@ extension Space {
         table[request].legsOutstanding = sent
     }
 
+    /// A slab that is to replace one of the group's takes every write; its legs are the last.
     @inline(__always)
     private func forEachLeg(
-        _ request: RequestIndex, _ entry: GrainMap.Entry, _ copies: ClosedRange<Int>,
+        _ request: RequestIndex, _ entry: GrainMap.Entry, _ kind: DeviceOperation.Kind,
+        _ copies: ClosedRange<Int>,
         _ body: (SlabGroups.Base, _ position: Int, _ bytes: Int) -> Void
     ) {
+        let offset = Int(table[request].firstBlock) * Units.blockBytes
+        let length = Int(table[request].blockCount) * Units.blockBytes
         for copy in copies {
             groups.forEachRun(
-                entry, copy: copy, offsetBytes: Int(table[request].firstBlock) * Units.blockBytes,
-                lengthBytes: Int(table[request].blockCount) * Units.blockBytes, body)
+                entry, copy: copy, offsetBytes: offset, lengthBytes: length, body)
+        }
+        if kind == .write, groups.isReplacing(entry), !Mutant.isActive(.replacingLacksWrites) {
+            groups.forEachReplacingRun(entry, offsetBytes: offset, lengthBytes: length, body)
         }
     }
 
@@ -90,8 +99,10 @@ extension Space {
         guard table[request].state == .transferring else { return }
         let copy = Int(table[request].copy)
         var position = 0
-        forEachLeg(request, map[table[request].grain], isRead ? copy...copy : 0...(copies - 1)) {
-            base, _, _ in
+        forEachLeg(
+            request, map[table[request].grain], isRead ? .read : .write,
+            isRead ? copy...copy : 0...(copies - 1)
+        ) { base, _, _ in
             if position == leg {
                 isRead
                     ? noteReadError(base.device)
@@ -109,7 +120,7 @@ extension Space {
         leaveDevices(request)
         regions[region].coveredBy = startedCommits + 1
         regions[region].lastWriteNs = engine.nowNs
-        forEachLeg(request, map[grain], 0...(copies - 1)) { base, _, _ in
+        forEachLeg(request, map[grain], .write, 0...(copies - 1)) { base, _, _ in
             if departed.takesData(base) { unflushedDevices.insert(base.device) }
         }
         takeValues(request, frame)
@@ -211,6 +222,7 @@ extension Space {
         leaveDevices(request)
         wake(&roomWaiters)
         regions[region].isSuspect = true
+        groups.lack(map[grain])
         finish(request, .ioError)
     }
 

@@ -128,6 +128,7 @@ public final class Space: @unchecked Sendable {
     var grainWaiters: [RequestIndex] = []
     var markWaiters: [RequestIndex] = []
     var departureWaiters: [RequestIndex] = []
+    var replacementWaiters: [RequestIndex] = []
     var roomWaiters: [RequestIndex] = []
     var isGrowing = false
 
@@ -163,6 +164,9 @@ public final class Space: @unchecked Sendable {
     var unmovableGroups: Set<UInt32> = []
     /// Groups that were not emptied when it was last tried; forgotten when grains become free.
     var skippedGroups: Set<UInt32> = []
+    /// Moves and discards under way, by number: each has looked up where to write.
+    var placedWork: Set<UInt64> = []
+    var nextPlacedWork: UInt64 = 0
     /// Lists of grains that are being discarded, to be free then.
     var releasesUnderWay = 0
     var lastReleaseNs: UInt64 = 0

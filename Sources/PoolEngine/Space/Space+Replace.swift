@@ -1,0 +1,299 @@
+import PoolFormat
+
+/// One slab of a group is replaced by one on another disk, while the group serves: what a lost disk
+/// held is written anew and nothing else, and a group can leave a disk without room for a whole one.
+///
+/// Order, each step complete before the next:
+///
+/// 1. *Granted*: a slab on a disk that has no other copy of the column, durably in its table.
+/// 2. *Taken in*, at one instant: whoever writes data into the group writes there too. The grains in
+///    use at this instant *lack*; one that is freed lacks no more, and who has it next writes it
+///    everywhere.
+/// 3. *Copied*: of each lacking grain the valid blocks, with their range held, so behind every write
+///    that began before 2.
+/// 4. *Flushed*.
+/// 5. The record that names the new slab is durable.
+/// 6. *Switched*, at an instant with no write of the group at the devices: the new slab is read, the
+///    old one is not written any more.
+/// 7. *Released*, once every request that began before 6 has ended: the old slab is free in its table.
+///
+/// A crash before 5 finds the old slab, which took every write, and frees the new one, which nobody
+/// claims; a crash later finds the new slab, which has everything, and frees the old one. If the new
+/// one's disk leaves between 5 and 6, the record names the old one again before writes go on.
+extension Space {
+    enum Replaced: Sendable {
+        case done
+        /// No disk has a slab that would do.
+        case noRoom
+        /// Something of the group is on no copy: the others can be moved all the same.
+        case unreadable
+        /// The space closes, cannot write, or the disk has left.
+        case failed
+    }
+
+    /// - Parameter disk: where the new slab has to lie; nil: where there is most room.
+    func replaceSlab(
+        of id: UInt32, at position: Int, avoiding givenUp: Set<DiskNumber> = [],
+        on disk: DiskNumber? = nil, _ priority: RepairPriority
+    ) async -> Replaced {
+        guard let record = groups[id]?.record, groups.replacement == nil else { return .failed }
+        let old = record.slabs[position]
+        let slab: GroupSlab
+        do throws(PoolError) {
+            slab = try await grantReplacement(record, position, givenUp, disk)
+        } catch {
+            return error.isShortOfSpace ? .noRoom : .failed
+        }
+        guard groups[id]?.record == record, mayRepair, departed.index(of: slab.address.disk) == nil
+        else {
+            await releaseSlab(slab, of: record)
+            return .failed
+        }
+        groups.startReplacing(id, at: position, with: slab, places.base(slab.address))
+        let filled = await fillReplacement(priority)
+        let isFilled = filled == .done && canUseReplacement && mayRepair
+        let isNamed = isFilled ? await nameSlab(slab, of: id, at: position) : false
+        // Nothing is written any more, and either slab is what the next opening may find.
+        if isFilled, !isNamed {
+            _ = await endReplacing(isNamed: false)
+            return .failed
+        }
+        let isUsed = await endReplacing(isNamed: isNamed)
+        await waitForOthers(in: id)
+        if mayRepair, isUsed ? !old.isHole : !hasReplacementNamed {
+            await releaseSlab(isUsed ? old : slab, of: record)
+        }
+        groups.forgetReplacement()
+        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
+        return isUsed ? .done : filled == .done ? .failed : filled
+    }
+
+    // MARK: - slabs
+
+    private func grantReplacement(
+        _ record: GroupRecord, _ position: Int, _ givenUp: Set<DiskNumber>, _ disk: DiskNumber?
+    ) async throws(PoolError) -> GroupSlab {
+        let (lineage, behind) = (lineage, Set(departed.disks.map(\.number)))
+        let granted = try await atHome { pool async throws(PoolError) in
+            let slab = try await pool.grantSlab(
+                lineage: lineage, for: record, at: position, avoiding: givenUp.union(behind), on: disk)
+            return (slab: slab, places: pool.places)
+        }
+        places = granted.places
+        return granted.slab
+    }
+
+    /// One that could not be given back is found unclaimed when the space is next opened.
+    private func releaseSlab(_ slab: GroupSlab, of record: GroupRecord) async {
+        var only = record
+        only.slabs = [slab]
+        await release([only])
+    }
+
+    /// Its record, durably. Where its bytes are read and written stays as it is.
+    private func nameSlab(_ slab: GroupSlab, of id: UInt32, at position: Int) async -> Bool {
+        guard let next = groups.rename(id, at: position, slab) else { return false }
+        addRecord(.groupAdded(next))
+        pieces.markDirty(.group, GroupPage.index(ofGroup: id), since: firstUnwrittenSequence)
+        return await commit()
+    }
+
+    /// It has everything, and its disk has been there all the time.
+    private var canUseReplacement: Bool {
+        groups.replacement.map { $0.lacking.isEmpty && !$0.isLost } ?? false
+    }
+
+    private var hasReplacementNamed: Bool {
+        guard let replacement = groups.replacement else { return false }
+        return groups[replacement.group]?.record.slabs[replacement.position] == replacement.slab
+    }
+
+    /// Waits until no write of the group is at the devices, and begins none until then: legs are
+    /// counted by what is written to. Before the first write that goes to the old slab alone the
+    /// record names that again.
+    ///
+    /// - Returns: whether the new slab is used from here on.
+    private func endReplacing(isNamed: Bool) async -> Bool {
+        groups.gateReplacement()
+        while isWritten, !engine.isStopped { await nap(ns: 100_000) }
+        let isUsed = isNamed && groups.replacement?.isLost == false
+        if isNamed, !isUsed, let replacement = groups.replacement {
+            _ = await nameSlab(
+                replacement.old, of: replacement.group, at: replacement.position)
+        }
+        groups.endReplacing(isUsed: isUsed)
+        wake(&replacementWaiters)
+        return isUsed
+    }
+
+    private var isWritten: Bool {
+        var isWritten = false
+        table.forEachAtDevices(ofSpace: handle.index) { request in
+            if groups.isReplacing(map[table[request].grain]) { isWritten = true }
+        }
+        return isWritten
+    }
+
+    /// Whoever has looked up a place in the group before has ended: requests and whatever else holds a
+    /// range, moves and discards, and grains that are being settled.
+    private func waitForOthers(in id: UInt32) async {
+        let work = placedWork
+        while !placedWork.isDisjoint(with: work) || isSettling(in: id) {
+            if engine.isStopped { return }
+            await nap()
+        }
+        var next: Int? = 0
+        while let start = next {
+            let found = map.grains(inGroup: id, from: start, limit: engine.limits.compactScan)
+            for grain in found.grains {
+                guard let held = await hold(grain, { !self.engine.isStopped }) else { return }
+                letGo(held)
+            }
+            next = found.next
+            if next != nil { await nap() }
+        }
+    }
+
+    private func isSettling(in id: UInt32) -> Bool {
+        settleWaiters.keys.contains { map[$0].isMapped && map[$0].group == id }
+    }
+
+    /// A move or a discard that has looked up places begins.
+    func beginPlacedWork() -> UInt64 {
+        nextPlacedWork += 1
+        placedWork.insert(nextPlacedWork)
+        return nextPlacedWork
+    }
+
+    func endPlacedWork(_ number: UInt64) { placedWork.remove(number) }
+
+    // MARK: - what it lacks
+
+    private func fillReplacement(_ priority: RepairPriority) async -> Replaced {
+        guard let replacement = groups.replacement else { return .failed }
+        let unreadable = Unreadable()
+        // One that is about to be mapped, or to be freed, is not found at once.
+        for round in 0..<100 {
+            if round > 0 { await nap(ns: 10_000_000) }
+            let isThrough = await forEachGrain(inGroup: replacement.group, priority) {
+                space, grain, _ in
+                await space.copyToReplacement(grain, priority, unreadable)
+            }
+            guard isThrough, mayRepair, groups.replacement?.isLost == false else { return .failed }
+            if groups.replacement?.lacking.isSubset(of: unreadable.grains) ?? true { break }
+        }
+        guard unreadable.grains.isEmpty else { return .unreadable }
+        guard groups.replacement?.lacking.isEmpty ?? false else { return .failed }
+        if Mutant.isActive(.replacedUnflushed) { return .done }
+        var devices = DeviceSet()
+        devices.insert(replacement.base.device)
+        return await flush(devices) ? .done : .failed
+    }
+
+    /// - Returns: false: there is no point in going on.
+    private func copyToReplacement(
+        _ grain: UInt64, _ priority: RepairPriority, _ unreadable: Unreadable
+    ) async -> Bool {
+        let entry = map[grain]
+        guard let replacement = groups.replacement, !replacement.isLost, mayRepair else {
+            return false
+        }
+        guard groups.isReplacing(entry), replacement.lacking.contains(entry.physicalGrain),
+            !unreadable.grains.contains(entry.physicalGrain)
+        else { return true }
+        let all = 0..<Units.blocksPerGrain
+        let isPaced = priority != .high && isBusy
+        let chunk = isPaced ? engine.limits.repairChunkBytes / Units.blockBytes : all.count
+        for first in stride(from: 0, to: all.count, by: chunk) {
+            let blocks = first..<min(first + chunk, all.count)
+            let bytes = bytesInReplacement(entry, blocks)
+            if bytes == 0 { continue }
+            if isPaced { await waitForTurn(bytes: bytes, priority) }
+            let isReady = await isReadyToCopy(grain, { self.mayRepair })
+            guard isReady, await copyToReplacement(grain, entry, blocks) else {
+                unreadable.grains.insert(entry.physicalGrain)
+                return mayRepair
+            }
+        }
+        guard map[grain] == entry else { return true }
+        groups.noteReplaced(entry)
+        counters.movedGrains += 1
+        repairProgress.moved += 1
+        repairProgress.movedBytes += UInt64(bytesInReplacement(entry, all))
+        return true
+    }
+
+    private func bytesInReplacement(_ entry: GrainMap.Entry, _ blocks: Range<Int>) -> Int {
+        var sum = 0
+        guard groups.isReplacing(entry) else { return 0 }
+        groups.forEachReplacingRun(
+            entry, offsetBytes: blocks.lowerBound * Units.blockBytes,
+            lengthBytes: blocks.count * Units.blockBytes
+        ) { _, _, bytes in sum += bytes }
+        return sum
+    }
+
+    /// - Returns: false: they cannot be read, or written.
+    private func copyToReplacement(
+        _ grain: UInt64, _ entry: GrainMap.Entry, _ blocks: Range<Int>
+    ) async -> Bool {
+        while true {
+            guard let held = await hold(grain, blocks: blocks, { self.mayRepair }) else { return false }
+            defer { letGo(held) }
+            // Moved, or trimmed: whatever took its place is written everywhere.
+            guard map[grain] == entry, groups.isReplacing(entry) else { return true }
+            guard let values = valuesInMemory(grain) else {
+                guard await loadsValues(grain) else { return false }
+                continue
+            }
+            return await copyHeld(grain, entry, blocks, values)
+        }
+    }
+
+    private func loadsValues(_ grain: UInt64) async -> Bool {
+        do throws(PoolError) {
+            try await loadValues(page: ChecksumPage.index(ofGrain: grain))
+            return true
+        } catch {
+            return false
+        }
+    }
+
+    private func copyHeld(
+        _ grain: UInt64, _ entry: GrainMap.Entry, _ blocks: Range<Int>, _ values: [UInt32]
+    ) async -> Bool {
+        let buffer = await engine.scratch.take(bytes: Units.grainBytes)
+        defer { engine.scratch.give(buffer) }
+        var wanted: [Int] = []
+        groups.forEachReplacingRun(
+            entry, offsetBytes: blocks.lowerBound * Units.blockBytes,
+            lengthBytes: blocks.count * Units.blockBytes
+        ) { _, position, bytes in
+            let first = blocks.lowerBound + position / Units.blockBytes
+            wanted += first..<first + bytes / Units.blockBytes
+        }
+        wanted.removeAll { values[$0] == BlockValue.unwritten }
+        guard let right = await readRight(grain, entry, wanted, values, into: buffer),
+            right.count == wanted.count
+        else { return false }
+        let io = IOBatch(engine)
+        for run in Self.runs(of: right) {
+            groups.forEachReplacingRun(
+                entry, offsetBytes: run.lowerBound * Units.blockBytes,
+                lengthBytes: run.count * Units.blockBytes
+            ) { base, position, bytes in
+                io.write(
+                    base.device, at: base.offsetBytes, bytes: bytes,
+                    from: buffer + run.lowerBound * Units.blockBytes + position)
+            }
+        }
+        if await writeUnflushed(io) { return true }
+        await failDevices(io.devices(with: .ioError), during: "repair")
+        return false
+    }
+}
+
+/// Grains of a group of which no copy can be had, by their places in it.
+private final class Unreadable: @unchecked Sendable {
+    var grains: Set<UInt32> = []
+}
