@@ -59,7 +59,13 @@ class Daemon:
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.must_have_been_killed()
+
+    def must_have_been_killed(self):
+        """Waits for its end, which nothing but the kill may have been."""
+        status = self.process.wait()
+        if status != -signal.SIGKILL:
+            raise Violation(f"poold ended by itself with status {status}, before it was killed")
 
     def stop(self):
         if self.process is None or self.process.poll() is not None:
@@ -70,7 +76,9 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise Violation("poold did not stop within 20 s of SIGTERM")
+            raise Violation("poold did not stop within 20 s of SIGTERM") from None
+        if self.process.returncode != 0:
+            raise Violation(f"poold, told to stop, ended with status {self.process.returncode}")
 
 
 class Write:
@@ -275,9 +283,8 @@ class Client:
             piece = bytes(content[index * SECTOR : (index + 1) * SECTOR])
             found = version_of(self.name_tag, sector, piece)
             if found != self.model.current(sector):
-                raise Violation(
-                    f"sector {sector} reads as version {found}, {self.model.current(sector)} is there"
-                )
+                current = self.model.current(sector)
+                raise Violation(f"sector {sector} reads as version {found}, {current} is there")
 
     def submit_write(self, side, handle, first, count):
         kind = self.dice.random()

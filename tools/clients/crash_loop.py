@@ -66,6 +66,8 @@ def run_round(daemon, clients, dice, trouble):
     while time.monotonic() < busy_until and (trouble is None or not trouble.now.is_set()):
         for client in clients:
             client.keep_busy()
+    if trouble is not None:
+        trouble.expect_end()
     daemon.kill()
     if trouble is not None:
         trouble.finish()
@@ -156,18 +158,18 @@ def main():
         return 1
     finally:
         if trouble is not None:
-            trouble.leaving.set()
+            trouble.expect_end()
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.process.kill()
             daemon.process.wait()
         if trouble is not None:
-            trouble.finish()
+            trouble.join()
     operations = sum(client.operations for client in clients)
     flushes = sum(client.flushes for client in clients)
     print(f"ok: {rounds} kills, {operations} writes and {flushes} flushes checked, seed {seed}")
     if trouble is not None:
-        print(f"kills under load by phase: {trouble.crashes}, {trouble.commands} commands, "
-              f"{trouble.absences} starts without a disk")
+        print(f"kills under load by phase: {trouble.crashes}, {trouble.commands} commands and "
+              f"{trouble.refusals} refused, {trouble.absences} starts without a disk")
     return 0
 
 

@@ -10,56 +10,46 @@ import threading
 import time
 
 from checker import Violation
+from meddling import Meddler, Refused
 
 PHASES = ("whole", "degraded", "resyncing", "rebuilding")
 PATIENCE_SECONDS = 120
 
 
-class Troublemaker:
+class Troublemaker(Meddler):
     """Brings a pool into a phase in which it is to crash, and says when."""
 
     def __init__(self, daemon, pool, spares, dice):
-        self.daemon = daemon
+        super().__init__(daemon)
         self.pool = pool
-        # Disks that are nobody's; one that was replaced becomes one.
-        self.spares = list(spares)
+        # Paths of disks that may take another's place, whenever they are not the pool's.
+        self.spares = set(spares)
         self.dice = dice
         # name -> whether it has to be in use, of the last command that was done about it.
         self.promised = {}
         # Paths that have to be the pool's.
         self.joined = set()
         self.crashes = dict.fromkeys(PHASES, 0)
-        self.commands = 0
         # Starts without a disk that the pool had.
         self.absences = 0
         self.disks_seen = []
-        self.thread = None
         self.now = threading.Event()
-        self.leaving = threading.Event()
 
     # ---------------------------------------------------------------- what a round does
 
     def start(self):
         self.now.clear()
-        self.leaving.clear()
-        self.thread = threading.Thread(target=self.work)
-        self.thread.start()
+        super().start()
 
-    def work(self):
-        """Until it is time to crash, or a command fails because it happened."""
-        try:
-            self.approach(self.dice.choice(PHASES))
-            self.leaving.wait(self.dice.uniform(0, 0.25))
-            self.crashes[self.phase()] += 1
-        except Gone:
-            pass
+    def run(self):
+        super().run()
         self.now.set()
 
-    def finish(self):
-        self.leaving.set()
-        if self.thread is not None:
-            self.thread.join()
-        self.thread = None
+    def meddle(self):
+        """Until it is time to crash."""
+        self.approach(self.dice.choice(PHASES))
+        self.leaving.wait(self.dice.uniform(0, 0.25))
+        self.crashes[self.phase()] += 1
 
     def approach(self, phase):
         disks = self.disks()
@@ -84,57 +74,54 @@ class Troublemaker:
                 self.set_use(name, True)
 
     def set_use(self, name, is_used):
-        """Returns whether that was done."""
-        self.promised.pop(name, None)
-        verb = "online" if is_used else "offline"
-        if self.command("disk", verb, self.pool, name) is None:
+        """Returns whether that was done; it may be refused."""
+        try:
+            self.must_set_use(name, is_used)
+        except Refused:
             return False
-        self.promised[name] = is_used
         return True
+
+    def must_set_use(self, name, is_used):
+        self.promised.pop(name, None)
+        self.command("disk", "online" if is_used else "offline", self.pool, name)
+        self.promised[name] = is_used
 
     def replace(self, disks):
         if any(disk["state"] == "retired" for disk in disks):
             return
-        used = {disk["path"] for disk in disks}
-        self.spares = [path for path in self.spares if path not in used]
-        if not self.spares:
+        spares = self.spares - {disk["path"] for disk in disks}
+        if not spares:
             return
-        old, new = self.dice.choice(disks), self.dice.choice(self.spares)
+        old, new = self.dice.choice(disks), self.dice.choice(sorted(spares))
         self.promised.pop(old["name"], None)
-        done = self.command("disk", "replace", self.pool, old["name"], new, "--force")
-        if done is not None:
+        had_joined = old["path"] in self.joined
+        self.joined.discard(old["path"])
+        # Should the answer get lost, it may go all the same, and is a spare whenever it has gone.
+        self.spares.add(old["path"])
+        try:
+            self.command("disk", "replace", self.pool, old["name"], new, "--force")
             self.joined.add(new)
-            self.joined.discard(old["path"])
-            self.spares.append(old["path"])
-
-    def command(self, *arguments):
-        """Its answer; None where it was refused."""
-        done = self.daemon.control(*arguments, "--json")
-        if done.returncode == 0:
-            self.commands += 1
-            return json.loads(done.stdout)
-        kind = refusal(done)
-        if kind in ("refused", "not_found"):
-            return None
-        raise Gone(done.stderr)
+        except Refused:
+            if had_joined:
+                self.joined.add(old["path"])
 
     # ---------------------------------------------------------------- what is there
 
     def disks(self):
-        done = self.daemon.control("disk", "ls", self.pool, "--json")
-        if done.returncode != 0:
-            raise Gone(done.stderr)
-        self.disks_seen = json.loads(done.stdout)["disks"]
+        self.disks_seen = self.look("disk", "ls")["disks"]
         return self.disks_seen
 
     def is_whole(self):
         """Every disk counts, and everything has all its copies."""
-        done = self.daemon.control("pool", "status", self.pool, "--json")
-        if done.returncode != 0:
-            raise Gone(done.stderr)
-        status = json.loads(done.stdout)
+        status = self.look("pool", "status")
         self.disks_seen = status["disks"]
         return status["health"] == "healthy" and self.are_online()
+
+    def look(self, *verb):
+        try:
+            return self.ask(*verb, self.pool)
+        except Refused as refusal:
+            raise Violation(str(refusal)) from refusal
 
     def are_online(self):
         return all(disk["state"] == "online" for disk in self.disks_seen)
@@ -154,7 +141,8 @@ class Troublemaker:
             is_used = self.promised.get(disk["name"])
             if is_used is True and disk["state"] == "offline":
                 raise Violation(f"{disk['name']} was brought online and is offline")
-            if is_used is False and disk["state"] != "offline":
+            # One that is being emptied stays so, in use or not.
+            if is_used is False and disk["state"] not in ("offline", "retired"):
                 raise Violation(f"{disk['name']} was put offline and is {disk['state']}")
         names = {disk["name"] for disk in disks}
         self.promised = {name: use for name, use in self.promised.items() if name in names}
@@ -167,15 +155,22 @@ class Troublemaker:
     def make_whole(self):
         """Every disk is brought back, and everything has all its copies."""
         deadline = time.monotonic() + PATIENCE_SECONDS
+        refusal = None
         while True:
-            disks = self.disks()
-            for disk in disks:
-                if disk["state"] not in ("online", "rebuilding", "retired"):
-                    self.set_use(disk["name"], True)
+            for disk in self.disks():
+                if disk["state"] in ("online", "rebuilding", "retired"):
+                    continue
+                try:
+                    self.must_set_use(disk["name"], True)
+                    refusal = None
+                except Refused as problem:
+                    # What it was asked before it left may not be over yet.
+                    refusal = problem
             if self.is_whole():
                 return
             if time.monotonic() > deadline:
                 text = self.daemon.control("pool", "status", self.pool).stdout
+                text += f"\n{refusal}" if refusal is not None else ""
                 raise Violation(f"not whole after {PATIENCE_SECONDS} s:\n{text}")
             time.sleep(0.1)
 
@@ -185,23 +180,13 @@ class Troublemaker:
         names = [disk["name"] for disk in self.disks()]
         for index in range(len(names)):
             pulled = [names[(index + step) % len(names)] for step in range(at_once)]
-            for name in pulled:
-                done = self.daemon.control("disk", "offline", self.pool, name)
-                if done.returncode != 0:
-                    raise Violation(f"{name} of a whole pool may not go: {done.stderr.strip()}")
-            for client in clients:
-                client.check_now()
-            for name in pulled:
-                self.set_use(name, True)
+            try:
+                for name in pulled:
+                    self.must_set_use(name, False)
+                for client in clients:
+                    client.check_now()
+                for name in pulled:
+                    self.must_set_use(name, True)
+            except Refused as refusal:
+                raise Violation(f"of a pool that was whole: {refusal}") from refusal
             self.make_whole()
-
-
-class Gone(Exception):
-    """The daemon is, and took the answer with it."""
-
-
-def refusal(done):
-    try:
-        return json.loads(done.stdout)["error"]["kind"]
-    except (ValueError, KeyError, TypeError):
-        return "unknown"

@@ -20,20 +20,20 @@ The seed decides the work and the disks' luck; where a cut lands in it is up to 
 """
 
 import argparse
+import contextlib
 import fcntl
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import nbd
 
 from checker import SPAN_SECTORS, Client, Daemon, Violation
 from departures import Troublemaker
+from meddling import Meddler, Refused
 from mounts import Mount, MountError, unmount
 
 COPIES = {"simple": 1, "mirror2": 2, "mirror3": 3}
@@ -134,63 +134,58 @@ class Bench:
                     self.turn(word)
             except nbd.Error:
                 pass
-        if self.state is not None:
-            self.state.down(clean=False)
-        # nbdkit waits for its connections to end.
-        self.switch = None
-        for mount in self.mounts:
-            unmount(mount, with_fuse=True)
-        for process in reversed(self.processes):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        # What of it fails keeps the rest from nothing.
+        with contextlib.ExitStack() as left:
+            for process in self.processes:
+                left.callback(end, process)
+            for mount in self.mounts:
+                left.callback(unmount, mount, with_fuse=True)
+            if self.state is not None:
+                left.callback(self.state.down, clean=False)
+            # nbdkit waits for its connections to end.
+            self.switch = None
 
 
-class Administrator:
+def end(process):
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Administrator(Meddler):
     """Makes and destroys spaces, one command after the other, and knows which there have to be."""
 
-    def __init__(self, daemon, resiliency, dice):
-        self.daemon = daemon
+    def __init__(self, daemon, resiliency, dice, may_be_refused):
+        super().__init__(daemon)
         self.resiliency = resiliency
         self.dice = dice
+        # Too few disks may be there for a new space.
+        self.may_be_refused = may_be_refused
         self.exists = {f"cut/extra{number}": False for number in range(EXTRA_SPACES)}
         # The space of a command that has not answered: it may be there or not.
         self.undecided = None
-        self.commands = 0
-        self.thread = None
-        self.leaving = threading.Event()
 
-    def start(self):
-        self.leaving.clear()
-        self.thread = threading.Thread(target=self.work)
-        self.thread.start()
-
-    def work(self):
-        """Until a command fails, as it will when the power does, or `finish` is called."""
+    def meddle(self):
+        """Until it is time to lose the power."""
         while not self.leaving.wait(self.dice.uniform(0, 0.05)):
             name = self.dice.choice(list(self.exists))
             verb = ["destroy", name, "--yes"]
             if not self.exists[name]:
                 verb = ["create", name, "--size", "64M", "--resiliency", self.resiliency]
             self.undecided = name
-            if self.daemon.control("space", *verb).returncode != 0:
-                return
-            self.exists[name] = not self.exists[name]
+            try:
+                self.command("space", *verb)
+                self.exists[name] = not self.exists[name]
+            except Refused as refusal:
+                if not self.may_be_refused:
+                    raise Violation(str(refusal)) from refusal
             self.undecided = None
-            self.commands += 1
-
-    def finish(self):
-        self.leaving.set()
-        if self.thread is not None:
-            self.thread.join()
-        self.thread = None
 
     def verify(self):
-        listed = json.loads(self.daemon.control("space", "ls", "--json").stdout)
-        found = {space["name"] for space in listed["spaces"]}
+        found = {space["name"] for space in self.ask("space", "ls")["spaces"]}
         for name, wanted in self.exists.items():
             if name != self.undecided and (name in found) != wanted:
                 raise Violation(f"{name} should {'' if wanted else 'not '}be there: {found}")
@@ -216,7 +211,8 @@ class Loop:
         self.copies = COPIES[options.resiliency]
         self.is_departing = options.depart
         self.administrator = Administrator(
-            self.daemon, options.resiliency, random.Random(dice.random())
+            self.daemon, options.resiliency, random.Random(dice.random()),
+            may_be_refused=options.depart,
         )
         self.trouble = Troublemaker(self.daemon, "cut", [], random.Random(dice.random()))
         self.cuts = self.kept = self.lost = 0
@@ -226,7 +222,7 @@ class Loop:
         self.daemon.wait_until_ready()
         members = self.bench.disks
         if self.is_departing:
-            members, self.trouble.spares = members[:-1], members[-1:]
+            members, self.trouble.spares = members[:-1], set(members[-1:])
         self.must("pool", "create", "cut", *members)
         for client in self.clients:
             self.must(
@@ -241,10 +237,12 @@ class Loop:
 
     def lose_power(self):
         """The disks first: nothing the daemon does between that and its end reaches them."""
+        self.administrator.expect_end()
+        self.trouble.expect_end()
         self.bench.turn("cut")
         self.daemon.process.send_signal(signal.SIGKILL)
         self.bench.turn("drain")
-        self.daemon.process.wait()
+        self.daemon.must_have_been_killed()
         self.administrator.finish()
         self.trouble.finish()
         self.bench.wait_until_unused()
@@ -335,11 +333,13 @@ def main():
     finally:
         if loop.daemon.process is not None and loop.daemon.process.poll() is None:
             loop.daemon.process.kill()
-        loop.administrator.finish()
-        loop.trouble.finish()
-        bench.stop()
-        if loop.daemon.process is not None:
-            loop.daemon.process.wait()
+        loop.administrator.join()
+        loop.trouble.join()
+        try:
+            bench.stop()
+        finally:
+            if loop.daemon.process is not None:
+                loop.daemon.process.wait()
     operations = sum(client.operations for client in loop.clients)
     flushes = sum(client.flushes for client in loop.clients)
     print(
@@ -348,7 +348,8 @@ def main():
         f" checked, seed {seed}"
     )
     if options.depart:
-        print(f"cuts under load by phase: {loop.trouble.crashes}, {loop.trouble.commands} commands")
+        print(f"cuts under load by phase: {loop.trouble.crashes}, {loop.trouble.commands} commands "
+              f"and {loop.trouble.refusals} refused")
     return 0
 
 
