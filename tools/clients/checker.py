@@ -36,9 +36,9 @@ class Daemon:
     def socket(self):
         return os.path.join(self.directory, "nbd.sock")
 
-    def control(self, *arguments):
+    def control(self, *arguments, timeout=60):
         command = [os.path.join(self.bin, "poolctl"), *arguments, "--dir", self.directory]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
     def start(self):
         command = [os.path.join(self.bin, "poold"), "--dir", self.directory]

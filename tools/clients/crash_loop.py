@@ -10,8 +10,8 @@ its way; nothing else, and the same one at every read.
 
 With --depart the spaces are a mirror of two and one of three copies. Disks leave them, come back
 and are replaced meanwhile, most kills fall while one is away, being brought up to date or being
-emptied, and sometimes a disk is not there at the next start. At the end each copy has to hold
-everything by itself.
+emptied, and sometimes a disk is not there at the next start. At the end a scrub has to find
+nothing, and each copy has to hold everything by itself.
 
 The seed decides the work; where the kill lands in it is up to the machine.
 """
@@ -150,7 +150,9 @@ def main():
             run_round(daemon, clients, dice, trouble)
             rounds += 1
         if trouble is not None:
+            trouble.scrub()
             trouble.pull_each(clients, 1)
+            trouble.scrub()
         daemon.stop()
     except (Violation, nbd.Error, subprocess.TimeoutExpired) as problem:
         print(f"FAILED in round {rounds + 1}, seed {seed}: {problem}", flush=True)

@@ -190,3 +190,19 @@ class Troublemaker(Meddler):
             except Refused as refusal:
                 raise Violation(f"of a pool that was whole: {refusal}") from refusal
             self.make_whole()
+
+    def scrub(self):
+        """Every copy of everything is read and compared: all are right, and no disk had errors."""
+        self.make_whole()
+        done = self.daemon.control(
+            "pool", "scrub", self.pool, "--wait", "--json", timeout=PATIENCE_SECONDS)
+        if done.returncode != 0:
+            raise Violation(f"poolctl pool scrub: {done.stderr.strip()}")
+        job = json.loads(done.stdout)["job"]
+        if job["state"] != "done" or job["done_bytes"] == 0:
+            raise Violation(f"the scrub did not read everything: {job}")
+        if job["repaired_blocks"] > 0 or job["lost_blocks"] > 0:
+            raise Violation(f"the scrub found what was wrong: {job}")
+        for disk in self.disks():
+            if any(disk["errors"].values()):
+                raise Violation(f"{disk['name']} had errors: {disk['errors']} {disk['reason']}")

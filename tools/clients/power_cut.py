@@ -12,8 +12,8 @@ recovers, and looks at everything. A sector may hold the version that was last m
 version written after it; nothing else, and the same one at every read. A command that poolctl said
 was done is done. With --state the daemon's own folder, its witness in it, is on an ext4 on one more
 disk of that kind (needs root). With --depart disks leave, come back and are replaced meanwhile, and
-most cuts fall while one is away, being brought up to date, or being emptied; at the end each copy
-has to hold everything by itself.
+most cuts fall while one is away, being brought up to date, or being emptied; at the end a scrub has
+to find nothing, and each copy has to hold everything by itself.
 
 With --lie N a FLUSH forgets one sector in N. Then the run has to fail: it exits 1.
 The seed decides the work and the disks' luck; where a cut lands in it is up to the machine.
@@ -285,7 +285,9 @@ class Loop:
 
     def finish(self):
         if self.is_departing:
+            self.trouble.scrub()
             self.trouble.pull_each(self.clients, self.copies - 1)
+            self.trouble.scrub()
         self.daemon.stop()
 
 
