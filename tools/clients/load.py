@@ -7,10 +7,9 @@ Stamped sectors are written, trimmed and flushed over two connections, and read 
 each read has to find what was acknowledged last. Words on the standard input, a line each, have
 one line of answer:
 
-    check    lets everything in flight come to its end, and reads the whole space twice; goes on
-    pause    likewise, and then rests with no connection
-    crashed  the daemon was killed: what was acknowledged has to be there, the rest may be; goes on
-    stop     as pause, and ends
+    check  lets everything in flight come to its end, and reads the whole space twice; goes on
+    pause  likewise, and then rests with no connection
+    stop   as pause, and ends
 
 The answer is `ok` with what was done so far, or `FAILED` with why. Whatever fails between two
 words is the answer to the next. Ends with the standard input.
@@ -40,18 +39,13 @@ class Socket:
 
 
 def obey(word, client):
-    if word == "crashed":
-        client.drop_connections()
-        client.model.keep_acknowledged()
-        client.verify()
-    elif word in ("check", "pause", "stop"):
-        if not client.handles:
-            client.connect()
-        client.check_now()
-        if word != "check":
-            client.drop_connections()
-    else:
+    if word not in ("check", "pause", "stop"):
         raise Violation(f"no such word: {word}")
+    if not client.handles:
+        client.connect()
+    client.check_now()
+    if word != "check":
+        client.drop_connections()
     return f"ok {client.operations} writes, {client.reads} reads, {client.flushes} flushes"
 
 
@@ -64,27 +58,21 @@ def work(client, words):
             if not word:
                 return 1
             try:
-                if problem is not None and word != "crashed":
+                if problem is not None:
                     raise problem
-                problem = None
-                answer = obey(word, client)
-                is_resting = word == "pause"
+                print(obey(word, client), flush=True)
             except (Violation, nbd.Error) as failure:
-                problem = failure
-                answer = f"FAILED {failure}"
-            print(answer.replace("\n", ";"), flush=True)
-            if word == "stop" or answer.startswith("FAILED"):
-                return 0 if problem is None else 1
+                print(f"FAILED {failure}".replace("\n", ";"), flush=True)
+                return 1
+            if word == "stop":
+                return 0
+            is_resting = word == "pause"
         elif problem is None and not is_resting:
             try:
                 client.keep_busy()
                 time.sleep(REST_SECONDS)
-            except nbd.Error as failure:
-                # The daemon may have been killed; whether that was so is the next word.
+            except (Violation, nbd.Error) as failure:
                 problem = failure
-            except Violation as failure:
-                print(f"FAILED {failure}", flush=True)
-                return 1
 
 
 def main():
