@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 """Space that comes back, and a pool that fills.
 
-    room.py scattered  --bin DIR --scratch DIR   every second MiB trimmed: another space gets the room
-    room.py waiting    --bin DIR --scratch DIR   a write waits for room while all else goes on
-    room.py fixed      --bin DIR --scratch DIR   2 TiB, with all its slabs from the start
-    room.py filesystem --bin DIR --scratch DIR   filled, deleted, fstrim: back to within 2 %; root
+    room.py WHAT --bin DIR --scratch DIR
+
+scattered   every second MiB trimmed: another space gets the room
+waiting     a write waits for room while all else goes on
+fixed       2 TiB, with all its slabs from the start
+filesystem  filled, deleted, fstrim: back to within 2 %; root
 """
 
 import argparse
@@ -125,7 +127,7 @@ def waiting(daemon, scratch):
     other = nbd.NBD()
     other.connect_uri(f"nbd+unix:///room/space?socket={daemon.socket}")
     wait_until(
-        lambda: "wait" in json.dumps(status(daemon, "room/space")),
+        lambda: status(daemon, "room/space")["waiting_writes"] == 1,
         "the status does not say that a write waits")
     other.flush()
     compare(other, [0, filled - 1])
@@ -162,14 +164,17 @@ def fixed(daemon, scratch):
     if found["provisioning"] != "fixed" or found["allocated_bytes"] < 4 << 40:
         raise Violation(f"{found['allocated_bytes']} bytes for 2 TiB on two disks")
     thin = make_space(daemon, "thin", "2T", "--resiliency", "simple", "--when-full", "enospc")
-    for tib in range(8):
-        space.pwrite(content(tib), tib * 256 * GIB)
-        thin.pwrite(content(tib), tib * 256 * GIB)
+    places = range(0, 2048 * GIB // MIB, 256 * GIB // MIB)
+    for mib in places:
+        space.pwrite(content(mib), mib * MIB)
+        thin.pwrite(content(mib), mib * MIB)
     daemon.kill()
     daemon.start()
     daemon.wait_until_ready()
-    space = nbd.NBD()
-    space.connect_uri(f"nbd+unix:///room/fixed?socket={daemon.socket}")
+    for name in ("fixed", "thin"):
+        space = nbd.NBD()
+        space.connect_uri(f"nbd+unix:///room/{name}?socket={daemon.socket}")
+        compare(space, places)
     if status(daemon, "room/fixed")["allocated_bytes"] < found["allocated_bytes"]:
         raise Violation("a restart took room from a fixed space")
     print(f"ok: 2 TiB of mirror2 in {took:.2f} s")
