@@ -30,7 +30,18 @@ choose_disks() {
     rm -f "$DISKS/probe"
 }
 
+# Where python was killed before it could clean up: what it made of the disks goes before they do.
 release_disks() {
+    local loop file group=/sys/fs/cgroup/blkio/${SCRATCH##*/} tries
+    while read -r loop file; do
+        [[ -z $DISKS || $file != "$DISKS"/* ]] || losetup --detach "$loop" ||
+            warn "still attached: $loop"
+    done < <(losetup --noheadings --list --output NAME,BACK-FILE 2>/dev/null)
+    for ((tries = 0; tries < 50; tries++)); do
+        [[ -d $group ]] || break
+        rmdir "$group" 2>/dev/null || sleep 0.1
+    done
+    [[ ! -d $group ]] || warn "a control group stays: $group"
     if [[ -n $MOUNTED ]]; then umount "$MOUNTED" || warn "still mounted: $MOUNTED"; fi
     MOUNTED=''
     case $DISKS in /dev/shm/poold-bench.*) rm -rf "$DISKS" ;; esac

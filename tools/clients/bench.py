@@ -386,11 +386,32 @@ def remove_disks(folder):
                 os.remove(path)
 
 
+def leave_at_signals():
+    """Ended by a signal, what was started still is: sys.exit runs every `finally`, once."""
+    def leave(number, frame):
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    # A shell that has put this into the background has it ignored, and sends the other.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, leave)
+
+
 def main():
-    # Ended by a signal, the daemons still are: sys.exit runs every `finally`.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    leave_at_signals()
+    measurements = (
+        ("speed", speed, print_speed),
+        ("allocations", allocations, print_allocations),
+        ("idle", idle, print_idle),
+        ("map", map_grains, print_map),
+        ("blip", blip, print_blip),
+        ("slow", slow, print_slow),
+        ("rebuild", rebuild, print_rebuild),
+    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "allocations", "idle", "map", "blip", "slow", "rebuild", "all"))
+    parser.add_argument("what", choices=(*(name for name, _, _ in measurements), "all"))
     parser.add_argument("--bin", required=True)
     parser.add_argument("--scratch", required=True)
     parser.add_argument("--disks", required=True)
@@ -405,21 +426,13 @@ def main():
     result = {"version": 1, "machine": machine()}
     print(f"{result['machine']['cpu']}, Linux {result['machine']['kernel']}")
     try:
-        for name, measure, show in (
-            ("speed", speed, print_speed),
-            ("allocations", allocations, print_allocations),
-            ("idle", idle, print_idle),
-            ("map", map_grains, print_map),
-            ("blip", blip, print_blip),
-            ("slow", slow, print_slow),
-            ("rebuild", rebuild, print_rebuild),
-        ):
+        for name, measure, show in measurements:
             # The rest needs root.
             if options.what == name or options.what == "all" and name in ALL:
                 result[name] = measure(options)
                 show(result[name])
                 remove_disks(options.disks)
-    except (BenchError, nbd.Error, subprocess.TimeoutExpired) as problem:
+    except (BenchError, nbd.Error, OSError, subprocess.SubprocessError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         print("hint: the daemon's log is poold.log in the scratch folder", file=sys.stderr)
         return 1

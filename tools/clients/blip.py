@@ -5,40 +5,20 @@ The disk is a loop device, whose counters in /sys know every byte that reaches i
 from the moment the disk comes back, so whatever is written to it after that is its resync.
 """
 
+import contextlib
 import json
-import os
 import random
-import subprocess
 import time
 
 import nbd
 
-from measuring import GIB, MIB, BenchError, Poold, empty_file
+from loops import loop_disks
+from measuring import GIB, MIB, BenchError, Poold
 
 BLOCK = 4096
 SPACE_BYTES = 100 * GIB
 DISK_BYTES = 110 * GIB
 PATIENCE_SECONDS = 600
-
-
-class Loop:
-    """A file as a block device. Needs root."""
-
-    def __init__(self, path):
-        done = subprocess.run(
-            ["losetup", "--find", "--show", "--direct-io=on", path], capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            raise BenchError(f"losetup, which needs root: {done.stderr.strip()}")
-        self.device = done.stdout.strip()
-
-    def written_bytes(self):
-        name = os.path.basename(self.device)
-        with open(f"/sys/block/{name}/stat", encoding="ascii") as file:
-            return int(file.read().split()[6]) * 512
-
-    def detach(self):
-        subprocess.run(["losetup", "--detach", self.device], check=False)
 
 
 class Writes:
@@ -90,11 +70,10 @@ class Writes:
 
 
 def blip(options):
-    poold = Poold(options, "blip")
-    files = [empty_file(os.path.join(options.disks, f"disk{n}"), DISK_BYTES) for n in range(2)]
-    loops = []
-    try:
-        loops = [Loop(path) for path in files]
+    with contextlib.ExitStack() as left:
+        loops = left.enter_context(loop_disks(options, 2, DISK_BYTES))
+        poold = Poold(options, "blip")
+        left.callback(poold.stop)
         poold.start()
         poold.control("pool", "create", "blip", *(loop.device for loop in loops))
         poold.control(
@@ -114,10 +93,6 @@ def blip(options):
         moved = loops[1].written_bytes() - before
         return {"away_seconds": options.away, "rate": options.rate, "written_bytes": written,
                 "moved_bytes": moved, "ratio": moved / written, "resync_seconds": seconds}
-    finally:
-        poold.stop()
-        for loop in loops:
-            loop.detach()
 
 
 def wait_until_healthy(poold):

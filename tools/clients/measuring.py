@@ -3,9 +3,11 @@ certain, CPU accounts from /proc, fio, and statistics.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -66,6 +68,44 @@ def memory_bytes(pid, field="VmRSS"):
     raise BenchError(f"no {field} of process {pid}")
 
 
+# ---------------------------------------------------------------- processes
+
+ENDING = {signal.SIGTERM, signal.SIGINT}
+
+
+@contextlib.contextmanager
+def signals_held():
+    """What ends this script waits, so that a process that was started is known by then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def started(command, **how):
+    """A process, to whom they are not held."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING), **how)
+
+
+def run(command, seconds):
+    """Runs a command, and ends it when this ends. Returns its status, its output and its errors."""
+    process = None
+    try:
+        with signals_held():
+            process = started(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        output, errors = process.communicate(timeout=seconds)
+        return process.returncode, output, errors
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
+
+
 # ---------------------------------------------------------------- servers
 
 
@@ -121,9 +161,8 @@ class Poold:
     def launch(self):
         # taskset becomes poold: the id is the daemon's.
         command = self.command if self.core is None else pinned(self.core, self.command)
-        self.process = subprocess.Popen(
-            command, stderr=self.log, stdin=subprocess.DEVNULL, env=self.environment
-        )
+        with signals_held():
+            self.process = started(command, stderr=self.log, env=self.environment)
         # Should this script be killed itself, whoever cleans the scratch folder finds the id here.
         with open(self.id_file, "w", encoding="ascii") as file:
             file.write(str(self.process.pid))
@@ -163,10 +202,8 @@ class Server:
 
     def start(self):
         command = ["setpriv", "--pdeathsig", "TERM", *pinned(self.core, self.command)]
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        with open(self.log_path, "ab") as log, signals_held():
+            self.process = started(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -217,19 +254,18 @@ def direct_file(node, path):
 
 def fio(core, arguments, seconds=None):
     """Runs one job. Returns fio's report of it."""
-    command = ["fio", "--name=bench", "--output-format=json", f"--size={SPAN_BYTES}", *arguments]
+    # A thread: its job's process would be in a session of its own, and go on when fio is killed.
+    command = ["fio", "--name=bench", "--thread", "--output-format=json",
+               f"--size={SPAN_BYTES}", *arguments]
     limit = 3600
     if seconds is not None:
         command += ["--time_based", f"--runtime={seconds}", "--norandommap", "--randrepeat=0"]
         limit = seconds + 120
-    done = subprocess.run(
-        pinned(core, command), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=limit,
-    )
-    if done.returncode != 0:
-        raise BenchError(f"fio {' '.join(arguments)}: {done.stderr.strip() or done.stdout[-500:]}")
+    status, output, errors = run(pinned(core, command), limit)
+    if status != 0:
+        raise BenchError(f"fio {' '.join(arguments)}: {errors.strip() or output[-500:]}")
     # libnbd may print a line of its own before the report.
-    return json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    return json.loads(output[output.index("{") :])["jobs"][0]
 
 
 def empty_file(path, size=SPAN_BYTES):
