@@ -15,8 +15,15 @@ from loops import loop_disks, throttle
 from measuring import GIB, MIB, BenchError, Poold, fio, middle_and_spread
 
 DISK_BYTES = 3 * GIB
-DATA_BYTES = 2 * GIB
+READ_BYTES = 2 * GIB
+# Enough that a rebuild goes on for longer than its clients are measured, however fast it is.
+REBUILT_BYTES = 3 * GIB
 DISK_RATE = 60 * MIB
+# Of the clients, requests in a second.
+READ_RATE, WRITE_RATE = 700, 300
+# How many of a phase's requests have to be slower than its 99th percentile for that to say much.
+FEWEST_SLOW = 40
+DIRECTIONS = ("read", "write")
 PATIENCE_SECONDS = 600
 
 
@@ -29,9 +36,9 @@ def job(uri, rw, depth, *more):
     return ["--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", "--bs=4k", f"--iodepth={depth}", *more]
 
 
-def fill(poold, core):
+def fill(poold, core, size_bytes):
     fio(core, ["--ioengine=nbd", f"--uri={poold.uri('bench/space')}", "--rw=write", "--bs=1M",
-               "--iodepth=8", f"--size={DATA_BYTES}", "--end_fsync=1"])
+               "--iodepth=8", f"--size={size_bytes}", "--end_fsync=1"])
 
 
 # ---------------------------------------------------------------- a slow disk
@@ -46,7 +53,7 @@ def slow(options):
             poold.control("pool", "create", "bench", *(loop.device for loop in loops))
             poold.control(
                 "space", "create", "bench/space", "--size", "4G", "--resiliency", "mirror2")
-            fill(poold, core)
+            fill(poold, core, READ_BYTES)
         finally:
             poold.stop()
         runs = {"healthy": [], "slow": []}
@@ -112,33 +119,56 @@ def with_pool(options, limits, loops, core, measure):
         poold.control("pool", "create", "bench", *devices, "--force")
         poold.control(
             "space", "create", "bench/space", "--size", "4G", "--resiliency", "mirror2")
-        fill(poold, core)
+        fill(poold, core, REBUILT_BYTES)
         poold.control("disk", "offline", "bench", "disk5")
         limit_all(limits, loops, DISK_RATE)
         return measure(options, poold, loops[:4], core)
 
 
+class Written:
+    """What reaches some disks from here on, and in how long."""
+
+    def __init__(self, loops):
+        self.loops = loops
+        self.before, self.begun = self.total(), time.monotonic()
+
+    def total(self):
+        return sum(loop.written_bytes() for loop in self.loops)
+
+    def so_far(self):
+        seconds = time.monotonic() - self.begun
+        return {"seconds": seconds, "written_bytes": self.total() - self.before}
+
+
 def rebuild_idle(options, poold, loops, core):
-    before = sum(loop.written_bytes() for loop in loops)
-    begun = time.monotonic()
+    written = Written(loops)
     poold.control("disk", "retire", "bench", "disk5")
     wait_until_rebuilt(poold)
-    seconds = time.monotonic() - begun
-    written = sum(loop.written_bytes() for loop in loops) - before
-    return {"seconds": seconds, "written_bytes": written}
+    return written.so_far()
 
 
 def rebuild_under_load(options, poold, loops, core):
     uri = poold.uri("bench/space")
-    clients = job(uri, "randrw", 1, "--rwmixread=70", "--rate_iops=200,100")
+    clients = job(uri, "randrw", 1, "--rwmixread=70", f"--rate_iops={READ_RATE},{WRITE_RATE}")
+    written = Written(loops)
     quiet = fio(core, clients, options.seconds)
+    share = written.so_far()
     poold.control("disk", "retire", "bench", "disk5")
+    written = Written(loops)
     busy = fio(core, clients, options.seconds)
+    both = written.so_far()
     if is_rebuilt(poold):
         raise BenchError("the rebuild was over before it was measured: fewer --seconds")
+    rates = [some["written_bytes"] / some["seconds"] for some in (both, share)]
+    reports = {"quiet": quiet, "rebuilding": busy}
     return {
-        kind: {direction: percentile(report, direction) for direction in ("read", "write")}
-        for kind, report in (("quiet", quiet), ("rebuilding", busy))
+        **{kind: {direction: percentile(report, direction) for direction in DIRECTIONS}
+           for kind, report in reports.items()},
+        "requests": {kind: {direction: report[direction]["total_ios"] for direction in DIRECTIONS}
+                     for kind, report in reports.items()},
+        "written": {"quiet": share, "rebuilding": both},
+        # What the clients write has the same part in both.
+        "rebuild_bytes_per_second": rates[0] - rates[1],
     }
 
 
@@ -165,7 +195,7 @@ def wait_until_rebuilt(poold):
 
 
 def print_rebuild(result):
-    print(f"\nrebuilding what one of five disks held, mirror2, {DATA_BYTES // MIB} MiB of data,"
+    print(f"\nrebuilding what one of five disks held, mirror2, {REBUILT_BYTES // MIB} MiB of data,"
           f" each disk {DISK_RATE // MIB} MiB/s\n")
     # What the throttle lets four of them write.
     most = 4 * result["disk_bytes_per_second"]
@@ -174,10 +204,18 @@ def print_rebuild(result):
     seconds = statistics.median(idle["seconds"] for idle in result["idle"])
     print(f"  nobody else at work: {seconds:.1f} s, writes at {middle:.2f} of what the four that"
           f" are left let through (spread {spread:.0%}); each copy is written anew")
-    for direction in ("read", "write"):
+    for direction in DIRECTIONS:
         ratios = [pair["rebuilding"][direction] / pair["quiet"][direction]
                   for pair in result["load"]]
         middle, spread = middle_and_spread(ratios)
         quiet = statistics.median(pair["quiet"][direction] for pair in result["load"])
         print(f"  p99 of 4 KiB {direction}s: {middle:.2f} of what it is without (spread"
               f" {spread:.0%}, {len(ratios)} pairs; {quiet:.0f} us without)")
+        fewest = min(count[direction] for pair in result["load"]
+                     for count in pair["requests"].values())
+        if fewest // 100 < FEWEST_SLOW:
+            print(f"    too few to tell: {fewest // 100} of {fewest} requests are slower than that")
+    rates = [pair["rebuild_bytes_per_second"] / MIB for pair in result["load"]]
+    middle, spread = middle_and_spread(rates)
+    print(f"  meanwhile the rebuild wrote {middle:.0f} MiB/s of the {most / MIB:.0f} that the disks"
+          f" let through (spread {spread:.0%})")
