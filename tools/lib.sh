@@ -244,7 +244,9 @@ end_strays() {
 # A script may define at_cleanup: called once its processes are gone and before SCRATCH is.
 cleanup() {
     local status=$? pid
-    trap - EXIT INT TERM HUP
+    trap - EXIT
+    # Whoever insists waits: it is bounded, and what it would leave stays.
+    trap '' INT TERM HUP
     remove_policy
     for pid in ${STARTED_PIDS[@]+"${STARTED_PIDS[@]}"}; do end_process "$pid"; done
     if [[ -n $SCRATCH && -d $SCRATCH ]]; then

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,8 @@ from ailing import print_rebuild, print_slow, rebuild, slow
 from blip import blip, print_blip
 from measuring import (
     GIB, MIB, SPAN_BYTES, BenchError, Poold, Server, at_least, cpu_seconds, cpu_seconds_fine,
-    direct_file, empty_file, fio, machine, memory_bytes, middle_and_spread, storage_daemon_command,
+    direct_file, empty_file, fio, leave_at_signals, machine, memory_bytes, middle_and_spread,
+    storage_daemon_command,
 )
 
 # What needs no root.
@@ -387,19 +387,6 @@ def remove_disks(folder):
             path = os.path.join(folder, file)
             if os.path.isfile(path):
                 os.remove(path)
-
-
-def leave_at_signals():
-    """Ended by a signal, what was started still is: sys.exit runs every `finally`, once."""
-    def leave(number, frame):
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    # A shell that has put this into the background has it ignored, and sends the other.
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, leave)
 
 
 def main():

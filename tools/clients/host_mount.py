@@ -148,6 +148,9 @@ def sqlite(daemon, mount, options, dice):
         try:
             wait_until(lambda: os.path.getsize(record) > 0, "no transaction in 30 s")
             time.sleep(dice.uniform(0.1, 1.5))
+            if writer.poll() is not None:
+                raise Violation(
+                    f"the writer ended with status {writer.returncode} before the daemon did")
             daemon.kill()
             # It ends by itself, at the first error; the mount is of no more use to it.
             writer.wait(60)

@@ -11,6 +11,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 
 GIB = 1 << 30
@@ -71,6 +72,19 @@ def memory_bytes(pid, field="VmRSS"):
 # ---------------------------------------------------------------- processes
 
 ENDING = {signal.SIGTERM, signal.SIGINT}
+
+
+def leave_at_signals():
+    """Ended by a signal, what was started still is: sys.exit runs every `finally`, once."""
+    def leave(number, frame):
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    # A shell that has put this into the background has it ignored, and sends the other.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, leave)
 
 
 @contextlib.contextmanager

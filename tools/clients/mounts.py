@@ -1,5 +1,6 @@
 """Exports as mounted file systems, and their mount points taken away again whatever happened."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -55,16 +56,29 @@ class Mount:
         must("mount", "-t", "ext4", "-o", "noatime", self.loop, self.folder)
 
     def down(self, clean=True):
-        """`clean`: nothing may fail. Otherwise the export is gone, and what is left is pulled off."""
+        """`clean`: nothing may fail. Otherwise the export is gone, and what is left is pulled off,
+        all of it, whichever step fails."""
+        steps = [self.detach, self.unmount_fuse, self.end_nbdfuse]
         if clean:
             must("umount", self.folder)
-        else:
+            for step in steps:
+                step()
+            return
+        with contextlib.ExitStack() as left:
+            for step in reversed(steps):
+                left.callback(step)
             unmount(self.folder)
+
+    def detach(self):
         if self.loop is not None:
             must("losetup", "--detach", self.loop)
             wait_until(lambda: not is_attached(self.loop), f"{self.loop} stays attached")
             self.loop = None
+
+    def unmount_fuse(self):
         unmount(self.fuse, with_fuse=True)
+
+    def end_nbdfuse(self):
         if self.nbdfuse is not None:
             try:
                 self.nbdfuse.wait(20)
@@ -101,6 +115,8 @@ def unmount(folder, *, with_fuse=False, seconds=10):
     )
     deadline = time.monotonic() + seconds
     while is_mounted(folder):
+        if time.monotonic() > deadline + 30:
+            raise MountError(f"{folder} stays mounted")
         command = gently if time.monotonic() < deadline else firmly
         subprocess.run([*command, folder], check=False, capture_output=True, timeout=60)
         time.sleep(0.02)

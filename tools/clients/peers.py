@@ -9,6 +9,7 @@ real reads.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +23,8 @@ import time
 
 from measuring import (
     SPAN_BYTES, BenchError, Poold, Server, at_least, cpu_seconds, cpu_seconds_of_family,
-    direct_file, empty_file, fio, machine, middle_and_spread, pinned, storage_daemon_command,
+    direct_file, empty_file, fio, leave_at_signals, machine, middle_and_spread, pinned,
+    storage_daemon_command,
 )
 
 
@@ -220,8 +222,18 @@ class NbdServer(Peer):
             return None
 
     def stop(self):
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGTERM)
+        pid = self.pid
+        if pid is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                if not os.path.exists(f"/proc/{pid}"):
+                    return
+                time.sleep(0.02)
+        raise BenchError(f"nbd-server does not end: {pid}")
 
     def opened(self):
         return cpu_seconds_of_family(self.pid)
@@ -556,30 +568,28 @@ def compare(options):
          "fio": ["fio", *target.fio_arguments()]}
         for target in targets
     ]
-    try:
+    # One that cannot be stopped keeps the others from nothing.
+    with contextlib.ExitStack() as left:
         for target in targets:
+            left.callback(target.stop)
             target.start()
             fill(target, core)
         progress(f"{len(targets)} targets are up and written to")
         runs = rounds(options, targets, core, cross)
-    finally:
-        for target in targets:
-            target.stop()
     result["runs"] = runs
     result["summary"] = summarise(runs, targets)
     return result, targets
 
 
 def main():
-    # Ended by a signal, the servers still are: sys.exit runs every `finally`.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    leave_at_signals()
     options = arguments()
     if options.packages:
         print("\n".join(packages(options)))
         return 0
     try:
         result, targets = compare(options)
-    except (BenchError, OSError, subprocess.TimeoutExpired) as problem:
+    except (BenchError, OSError, subprocess.SubprocessError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         print("hint: the servers' logs are in the scratch folder", file=sys.stderr)
         return 1
