@@ -155,7 +155,8 @@ whole_life() {
     step "nbd-client, two connections, blocks of $block"
     nbd-client -unix "$DIRECTORY/nbd.sock" "$DEVICE" -name demo/files -connections 2 \
         -block-size "$block"
-    [[ $(setting logical_block_size) == "$block" ]] || fail "blocks of $(setting logical_block_size)"
+    [[ $(setting logical_block_size) == "$block" ]] ||
+        fail "blocks of $(setting logical_block_size)"
     [[ $(setting fua) == 1 ]] || fail "the kernel does not use FUA"
     (($(setting discard_max_bytes) > 0)) || fail "the kernel does not discard"
     [[ $(cat /sys/block/nbd0/size) == $((1 << 21)) ]] || fail "the size is wrong"

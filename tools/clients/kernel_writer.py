@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Writes to a block device with O_DIRECT and O_DSYNC, so that each write is durable when it returns.
+"""Writes to a block device with O_DIRECT and O_DSYNC: each write is durable when it returns.
 
     kernel_writer.py DEVICE STOP_FILE
 

@@ -10,8 +10,8 @@ its writes are acknowledged, and how many were when the last completed FLUSH beg
 process's connection. Readers check while it goes on: nothing older than what was acknowledged
 before the read, nothing newer than what was issued after it. After the kill, which takes
 DIR/restart with it as a power cut would, every sector has to hold what was last made durable, or
-something later. With --no-flush nobody flushes, nor writes with FUA, and everybody believes it: then
-the run has to fail.
+something later. With --no-flush nobody flushes, nor writes with FUA, and everybody believes it:
+then the run has to fail.
 """
 
 import argparse

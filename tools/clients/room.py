@@ -97,8 +97,8 @@ def scattered(daemon, scratch):
     began = time.monotonic()
     room = fill(second)
     took = time.monotonic() - began
-    # Half of it was trimmed; each space keeps less than one slab group to itself, which has to leave
-    # something to be found.
+    # Half of it was trimmed; each space keeps less than one slab group to itself, which has to
+    # leave something to be found.
     least = filled // 2 - 2 * 3 * 256
     if least < filled // 4 or room < least:
         raise Violation(f"{filled} MiB filled, every second trimmed, {room} MiB for another space")

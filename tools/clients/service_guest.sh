@@ -6,7 +6,7 @@
 #   POOLD_ROOT    where it was installed: --destdir
 #   POOLD_REPORT  a folder of the host: the file `report` there takes what is said here
 #
-# The guest gets a root of its own in memory: with the host's /usr, read-only like all of hostfs, and
+# The guest gets a root of its own in memory: with the host's /usr, read-only as all of hostfs, and
 # with nothing of the host's /etc, so that no service of the host is started. The report ends with
 # `guest: passed` or `guest: failed`. Run again as a service of that root, with the argument
 # `check`, it looks at poold's service from inside.
