@@ -203,7 +203,7 @@ def print_rebuild(result):
     middle, spread = middle_and_spread(used)
     seconds = statistics.median(idle["seconds"] for idle in result["idle"])
     print(f"  nobody else at work: {seconds:.1f} s, writes at {middle:.2f} of what the four that"
-          f" are left let through (spread {spread:.0%}); each copy is written anew")
+          f" are left let through (spread {spread:.0%})")
     for direction in DIRECTIONS:
         ratios = [pair["rebuilding"][direction] / pair["quiet"][direction]
                   for pair in result["load"]]
