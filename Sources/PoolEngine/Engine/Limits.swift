@@ -46,8 +46,10 @@ public struct Limits: Sendable {
     public var compactAfterNs: UInt64 = 5_000_000_000
     /// And no faster than this, unless somebody waits for the room: a grain each 16 ms.
     public var compactGrainNs: UInt64 = 16_000_000
-    /// Grains that are moved off a disk at a time, each with a buffer of 1 MiB.
-    public var repairMovers = 4
+    /// Grains that a repair copies at a time, each with a buffer of 1 MiB, and slab groups that share
+    /// them.
+    public var repairMovers = 8
+    public var repairGroups = 4
     /// While clients are at work one of them goes on, in chunks of so many bytes at a time, and not
     /// slower than this (`RepairPace.swift`).
     public var repairChunkBytes = 64 << 10
@@ -96,7 +98,9 @@ public struct Limits: Sendable {
         precondition(
             repairChunkBytes >= Units.blockBytes && repairChunkBytes % Units.blockBytes == 0
                 && repairFloorBytesPerSecond >= 1)
-        precondition(repairMovers >= 1 && repairMovers + 2 <= scratchGrains)
+        precondition(
+            repairGroups >= 1 && repairMovers >= repairGroups
+                && repairMovers + 2 <= scratchGrains)
         precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
     }
 }

@@ -274,7 +274,7 @@ extension Space {
             }
         }
         // Either of these may be what the group has in the end.
-        if let replacement = groups.replacement {
+        for replacement in groups.replacements {
             for slab in [replacement.old, replacement.slab] where slab.address.disk == number {
                 claims.slabs[slab.address] = SlabEntry(
                     lineage: lineage, group: replacement.group,

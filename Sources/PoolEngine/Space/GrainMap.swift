@@ -111,10 +111,8 @@ struct SlabGroups {
     /// Grains that can be handed out: those of a group that is being emptied cannot.
     private(set) var freeGrains = 0
     private var allocating = 0
-    /// The slab that is being replaced, one at a time.
-    private(set) var replacement: Replacement?
-    /// Its group, asked for on every write.
-    private var replacingGroup = UInt32.max
+    /// The slabs that are being replaced: few, and one of a group at a time.
+    private(set) var replacements: [Replacement] = []
 
     /// The lowest id that no group has: so ids stay below the number of groups there ever are at
     /// a time, and the pages that hold them few.
@@ -153,7 +151,7 @@ struct SlabGroups {
         var removed: [GroupRecord] = []
         for id in groups.indices {
             guard let group = groups[id], group.freeCount == group.grainCount,
-                wanted?.contains(UInt32(id)) ?? true, UInt32(id) != replacement?.group
+                wanted?.contains(UInt32(id)) ?? true, replacement(of: UInt32(id)) == nil
             else { continue }
             groups[id] = nil
             grainCount -= group.grainCount
@@ -177,7 +175,7 @@ struct SlabGroups {
         var best: Group?
         for case let group? in groups
         where !group.isDraining && group.freeCount > 0 && !excluding.contains(group.record.id)
-            && group.record.id != replacement?.group
+            && replacement(of: group.record.id) == nil
         {
             if freeGrains - group.freeCount >= group.usedCount,
                 group.usedCount < best?.usedCount ?? .max
@@ -259,7 +257,7 @@ struct SlabGroups {
         precondition(groups[id]!.freeBits[grain / 64] & bit == 0, "a free grain was freed")
         groups[id]!.freeBits[grain / 64] |= bit
         groups[id]!.freeCount += 1
-        if entry.group == replacingGroup { replacement?.lacking.remove(entry.physicalGrain) }
+        noteReplaced(entry)
         if !groups[id]!.isDraining { freeGrains += 1 }
     }
 
@@ -274,59 +272,77 @@ struct SlabGroups {
         let base: Base
         /// Grains of the group that the new slab does not have.
         fileprivate(set) var lacking: Set<UInt32>
+        /// What is written to the group goes to the slab, too.
+        fileprivate(set) var isWritten = true
         /// No write to the group begins.
         fileprivate(set) var isGated = false
         /// Its disk has left since.
         fileprivate(set) var isLost = false
     }
 
+    func replacement(of id: UInt32) -> Replacement? {
+        replacements.isEmpty ? nil : replacements.first { $0.group == id }
+    }
+
+    private func replacementIndex(of id: UInt32) -> Int? {
+        replacements.isEmpty ? nil : replacements.firstIndex { $0.group == id }
+    }
+
     /// From here on what is written to the group goes to the slab, too. It lacks what is in use.
     mutating func startReplacing(_ id: UInt32, at position: Int, with slab: GroupSlab, _ base: Base) {
         guard let group = self[id] else { return }
-        precondition(replacement == nil, "one slab is replaced at a time")
+        precondition(replacement(of: id) == nil, "one slab of a group is replaced at a time")
         let used = (0..<group.grainCount).filter {
             group.freeBits[$0 / 64] >> UInt64($0 % 64) & 1 == 0
         }
-        replacement = Replacement(
-            group: id, position: position, old: group.record.slabs[position], slab: slab,
-            base: base, lacking: Set(used.map(UInt32.init)))
-        replacingGroup = id
+        replacements.append(
+            Replacement(
+                group: id, position: position, old: group.record.slabs[position], slab: slab,
+                base: base, lacking: Set(used.map(UInt32.init))))
     }
 
     /// No write to the group begins any more.
-    mutating func gateReplacement() { replacement?.isGated = true }
+    mutating func gateReplacement(of id: UInt32) {
+        if let index = replacementIndex(of: id) { replacements[index].isGated = true }
+    }
 
     /// Nothing more is written to both.
     ///
     /// - Parameter isUsed: the new slab is read and written in the place of the old one.
-    mutating func endReplacing(isUsed: Bool) {
-        replacingGroup = .max
-        guard isUsed, let replacement, let group = self[replacement.group] else { return }
-        bases[group.firstBase + replacement.position] = replacement.base
+    mutating func endReplacing(_ id: UInt32, isUsed: Bool) {
+        guard let index = replacementIndex(of: id) else { return }
+        (replacements[index].isWritten, replacements[index].isGated) = (false, false)
+        guard isUsed, let group = self[id] else { return }
+        bases[group.firstBase + replacements[index].position] = replacements[index].base
     }
 
     /// Neither slab is anything but the group's, or free.
-    mutating func forgetReplacement() { (replacement, replacingGroup) = (nil, .max) }
+    mutating func forgetReplacement(of id: UInt32) { replacements.removeAll { $0.group == id } }
 
     /// The disk has left.
-    mutating func loseReplacement(on disk: DiskNumber) {
-        if replacement?.base.disk == disk { replacement?.isLost = true }
+    mutating func loseReplacements(on disk: DiskNumber) {
+        for index in replacements.indices where replacements[index].base.disk == disk {
+            replacements[index].isLost = true
+        }
     }
 
-    /// The new slab has all of the grain.
+    /// The new slab has all of the grain, or nobody needs it any more.
     mutating func noteReplaced(_ entry: GrainMap.Entry) {
-        if entry.group == replacingGroup { replacement?.lacking.remove(entry.physicalGrain) }
+        guard let index = replacementIndex(of: entry.group) else { return }
+        replacements[index].lacking.remove(entry.physicalGrain)
     }
 
     /// Nobody knows what the grain holds.
     mutating func lack(_ entry: GrainMap.Entry) {
-        if entry.isMapped, entry.group == replacingGroup {
-            replacement?.lacking.insert(entry.physicalGrain)
-        }
+        guard entry.isMapped, let index = replacementIndex(of: entry.group) else { return }
+        replacements[index].lacking.insert(entry.physicalGrain)
     }
 
+    /// What is written here goes to a slab that is to replace one of the group's, too.
     @inline(__always)
-    func isReplacing(_ entry: GrainMap.Entry) -> Bool { entry.group == replacingGroup }
+    func isReplacing(_ entry: GrainMap.Entry) -> Bool {
+        !replacements.isEmpty && replacement(of: entry.group)?.isWritten ?? false
+    }
 
     /// Names another slab at a place of a group. What is read and written stays where it was.
     mutating func rename(_ id: UInt32, at position: Int, _ slab: GroupSlab) -> GroupRecord? {
@@ -375,7 +391,7 @@ struct SlabGroups {
         _ entry: GrainMap.Entry, offsetBytes: Int, lengthBytes: Int,
         _ body: (_ base: Base, _ position: Int, _ lengthBytes: Int) -> Void
     ) {
-        guard let replacement, entry.group == replacingGroup else { return }
+        guard let replacement = replacement(of: entry.group), replacement.isWritten else { return }
         forEachPart(entry, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
             group, column, offset, position, run in
             guard column == replacement.position / group.copies else { return }

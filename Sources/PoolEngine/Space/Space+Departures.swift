@@ -40,7 +40,7 @@ extension Space {
         }
         departing.insert(number)
         departuresNoted += 1
-        groups.loseReplacement(on: number)
+        groups.loseReplacements(on: number)
         let index =
             departed.index(of: number)
             ?? departed.add(
@@ -138,7 +138,7 @@ extension Space {
             if !isTaken { isCovered = false }
         }
         // It may be named as the group's by now.
-        if groups.isReplacing(entry), let disk = groups.replacement?.base.disk,
+        if groups.isReplacing(entry), let disk = groups.replacement(of: entry.group)?.base.disk,
             let index = departed.index(of: disk), departed[index].phase == .away
         {
             miss(index, grain: grain, blocks)

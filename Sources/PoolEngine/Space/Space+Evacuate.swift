@@ -47,7 +47,9 @@ extension Space {
         outOf victim: UInt32, _ priority: RepairPriority, holdsRanges: Bool
     ) async -> RepairOutcome? {
         let evacuation = Evacuation(victim, priority, holdsRanges: holdsRanges)
-        let isThrough = await forEachGrain(inGroup: victim, priority) { space, grain, again in
+        let isThrough = await forEachGrain(
+            inGroup: victim, priority, movers: engine.limits.repairMovers
+        ) { space, grain, again in
             await space.evacuate(grain, evacuation, again)
         }
         return isThrough ? .done : evacuation.outcome
@@ -86,30 +88,36 @@ extension Space {
     ///   going on.
     /// - Returns: whether all are through.
     func forEachGrain(
-        inGroup group: UInt32, _ priority: RepairPriority,
+        inGroup group: UInt32, _ priority: RepairPriority, movers: Int,
         _ step: @escaping @Sendable (Space, UInt64, (UInt64) -> Void) async -> Bool
     ) async -> Bool {
         let pass = GroupPass(engine, group, priority)
-        pass.movers = engine.limits.repairMovers
-        for number in 0..<pass.movers { background { await $0.run(mover: number, pass, step) } }
+        pass.movers = movers
+        for _ in 0..<movers { background { await $0.move(pass, step) } }
         while pass.movers > 0, !engine.isStopped { await pass.moverEnded.wait() }
         return !engine.isStopped && pass.goesOn
     }
 
-    private func run(
-        mover number: Int, _ pass: GroupPass,
+    private func move(
+        _ pass: GroupPass,
         _ step: @Sendable (Space, UInt64, (UInt64) -> Void) async -> Bool
     ) async {
+        nextMover += 1
+        let number = nextMover
         defer {
+            if pacer == number { pacer = nil }
             pass.movers -= 1
-            if number == 0 { pass.isLed = false }
             pass.moverEnded.fire()
         }
         while pass.goesOn, !pass.isThrough {
             guard mayRepair else { return pass.goesOn = false }
-            if number > 0, pass.isLed, pass.priority != .high, isBusy {
-                await nap(ns: 20_000_000)
-                continue
+            // While clients are at work one of all goes on.
+            if pass.priority != .high, isBusy {
+                if pacer == nil { pacer = number }
+                if pacer != number {
+                    await nap(ns: 20_000_000)
+                    continue
+                }
             }
             guard let grain = await nextGrain(pass) else { return }
             if await !step(self, grain, { pass.grains.append($0) }) { pass.goesOn = false }
@@ -186,8 +194,6 @@ private final class GroupPass: @unchecked Sendable {
     var grains: ArraySlice<UInt64> = []
     var next: Int? = 0
     var movers = 0
-    /// The first of them is at work.
-    var isLed = true
     /// There is a point in going on.
     var goesOn = true
     let moverEnded: Signal

@@ -474,14 +474,35 @@ extension Space {
         let victims = groups.records.filter { isDegraded($0, plan) }
         // Most at risk first: those with the fewest copies left.
         let ordered = victims.sorted { (risk($0, plan), $0.id) < (risk($1, plan), $1.id) }
-        var outcome = RepairOutcome.done
-        for victim in ordered.dropLast(Mutant.isActive(.retireForgetsGroup) ? 1 : 0) {
-            guard mayRepair else { return .failed }
-            // One that cannot be read to its end keeps nothing from the others.
-            outcome = outcome.and(await replaceSlabs(of: victim.id, plan))
-            if outcome == .noRoom { break }
+        let round = DataRepair(
+            engine, ordered.dropLast(Mutant.isActive(.retireForgetsGroup) ? 1 : 0).map(\.id))
+        // Each writes to one disk: several keep all of them busy.
+        round.workers = engine.limits.repairGroups
+        for number in 0..<round.workers {
+            background { await $0.repair(round, plan, isFirst: number == 0) }
         }
-        return outcome
+        while round.workers > 0, !engine.isStopped { await round.workerEnded.wait() }
+        return engine.isStopped ? .failed : round.outcome
+    }
+
+    private func repair(_ round: DataRepair, _ plan: RepairPlan, isFirst: Bool) async {
+        defer {
+            round.workers -= 1
+            round.workerEnded.fire()
+        }
+        while !round.victims.isEmpty, !engine.isStopped {
+            guard mayRepair else { return round.outcome = .failed }
+            // What clients write to a slab that is being filled they write once more.
+            if !isFirst, plan.priority != .high, isBusy {
+                await nap(ns: 20_000_000)
+                continue
+            }
+            guard let victim = round.victims.popFirst() else { return }
+            // One that cannot be read to its end keeps nothing from the others.
+            let outcome = await replaceSlabs(of: victim, plan)
+            round.outcome = round.outcome.and(outcome)
+            if outcome == .noRoom { return round.victims.removeAll() }
+        }
     }
 
     /// Every slab that the group lacks, or that is given up, gets a successor; where no disk has one
@@ -495,7 +516,10 @@ extension Space {
                 of: id, at: position, avoiding: plan.givenUp, plan.priority)
             {
             case .done: continue
-            case .noRoom, .unreadable: return await empty(id, plan.priority)
+            case .noRoom, .unreadable:
+                await emptyingLock.acquire(engine)
+                defer { emptyingLock.release() }
+                return await empty(id, plan.priority)
             case .failed: return .failed
             }
         }
@@ -525,5 +549,19 @@ extension Space {
             }
         }
         return counts.min() ?? 0
+    }
+}
+
+/// The groups of a space that a repair goes through, several at a time.
+private final class DataRepair: @unchecked Sendable {
+    /// The most at risk first.
+    var victims: ArraySlice<UInt32>
+    var outcome = Space.RepairOutcome.done
+    var workers = 0
+    let workerEnded: Signal
+
+    init(_ engine: Engine, _ victims: [UInt32]) {
+        self.victims = victims[...]
+        workerEnded = Signal(engine)
     }
 }

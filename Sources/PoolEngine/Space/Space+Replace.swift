@@ -36,7 +36,9 @@ extension Space {
         of id: UInt32, at position: Int, avoiding givenUp: Set<DiskNumber> = [],
         on disk: DiskNumber? = nil, _ priority: RepairPriority
     ) async -> Replaced {
-        guard let record = groups[id]?.record, groups.replacement == nil else { return .failed }
+        guard let record = groups[id]?.record, groups.replacement(of: id) == nil else {
+            return .failed
+        }
         let old = record.slabs[position]
         let slab: GroupSlab
         do throws(PoolError) {
@@ -50,20 +52,20 @@ extension Space {
             return .failed
         }
         groups.startReplacing(id, at: position, with: slab, places.base(slab.address))
-        let filled = await fillReplacement(priority)
-        let isFilled = filled == .done && canUseReplacement && mayRepair
+        let filled = await fillReplacement(of: id, priority)
+        let isFilled = filled == .done && canUseReplacement(of: id) && mayRepair
         let isNamed = isFilled ? await nameSlab(slab, of: id, at: position) : false
         // Nothing is written any more, and either slab is what the next opening may find.
         if isFilled, !isNamed {
-            _ = await endReplacing(isNamed: false)
+            _ = await endReplacing(id, isNamed: false)
             return .failed
         }
-        let isUsed = await endReplacing(isNamed: isNamed)
+        let isUsed = await endReplacing(id, isNamed: isNamed)
         await waitForOthers(in: id)
-        if mayRepair, isUsed ? !old.isHole : !hasReplacementNamed {
+        if mayRepair, isUsed ? !old.isHole : !hasReplacementNamed(id) {
             await releaseSlab(isUsed ? old : slab, of: record)
         }
-        groups.forgetReplacement()
+        groups.forgetReplacement(of: id)
         departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
         return isUsed ? .done : filled == .done ? .failed : filled
     }
@@ -99,13 +101,13 @@ extension Space {
     }
 
     /// It has everything, and its disk has been there all the time.
-    private var canUseReplacement: Bool {
-        groups.replacement.map { $0.lacking.isEmpty && !$0.isLost } ?? false
+    private func canUseReplacement(of id: UInt32) -> Bool {
+        groups.replacement(of: id).map { $0.lacking.isEmpty && !$0.isLost } ?? false
     }
 
-    private var hasReplacementNamed: Bool {
-        guard let replacement = groups.replacement else { return false }
-        return groups[replacement.group]?.record.slabs[replacement.position] == replacement.slab
+    private func hasReplacementNamed(_ id: UInt32) -> Bool {
+        guard let replacement = groups.replacement(of: id) else { return false }
+        return groups[id]?.record.slabs[replacement.position] == replacement.slab
     }
 
     /// Waits until no write of the group is at the devices, and begins none until then: legs are
@@ -113,23 +115,22 @@ extension Space {
     /// record names that again.
     ///
     /// - Returns: whether the new slab is used from here on.
-    private func endReplacing(isNamed: Bool) async -> Bool {
-        groups.gateReplacement()
-        while isWritten, !engine.isStopped { await nap(ns: 100_000) }
-        let isUsed = isNamed && groups.replacement?.isLost == false
-        if isNamed, !isUsed, let replacement = groups.replacement {
-            _ = await nameSlab(
-                replacement.old, of: replacement.group, at: replacement.position)
+    private func endReplacing(_ id: UInt32, isNamed: Bool) async -> Bool {
+        groups.gateReplacement(of: id)
+        while isWritten(id), !engine.isStopped { await nap(ns: 100_000) }
+        let isUsed = isNamed && groups.replacement(of: id)?.isLost == false
+        if isNamed, !isUsed, let replacement = groups.replacement(of: id) {
+            _ = await nameSlab(replacement.old, of: id, at: replacement.position)
         }
-        groups.endReplacing(isUsed: isUsed)
+        groups.endReplacing(id, isUsed: isUsed)
         wake(&replacementWaiters)
         return isUsed
     }
 
-    private var isWritten: Bool {
+    private func isWritten(_ id: UInt32) -> Bool {
         var isWritten = false
         table.forEachAtDevices(ofSpace: handle.index) { request in
-            if groups.isReplacing(map[table[request].grain]) { isWritten = true }
+            if map[table[request].grain].group == id { isWritten = true }
         }
         return isWritten
     }
@@ -169,36 +170,41 @@ extension Space {
 
     // MARK: - what it lacks
 
-    private func fillReplacement(_ priority: RepairPriority) async -> Replaced {
-        guard let replacement = groups.replacement else { return .failed }
+    private func fillReplacement(of id: UInt32, _ priority: RepairPriority) async -> Replaced {
+        guard let device = groups.replacement(of: id)?.base.device else { return .failed }
         let unreadable = Unreadable()
         // One that is about to be mapped, or to be freed, is not found at once.
         for round in 0..<100 {
             if round > 0 { await nap(ns: 10_000_000) }
-            let isThrough = await forEachGrain(inGroup: replacement.group, priority) {
-                space, grain, _ in
-                await space.copyToReplacement(grain, priority, unreadable)
+            let isThrough = await forEachGrain(
+                inGroup: id, priority,
+                movers: engine.limits.repairMovers / engine.limits.repairGroups
+            ) { space, grain, _ in
+                await space.copyToReplacement(of: id, grain, priority, unreadable)
             }
-            guard isThrough, mayRepair, groups.replacement?.isLost == false else { return .failed }
-            if groups.replacement?.lacking.isSubset(of: unreadable.grains) ?? true { break }
+            guard isThrough, mayRepair, groups.replacement(of: id)?.isLost == false else {
+                return .failed
+            }
+            if groups.replacement(of: id)?.lacking.isSubset(of: unreadable.grains) ?? true { break }
         }
         guard unreadable.grains.isEmpty else { return .unreadable }
-        guard groups.replacement?.lacking.isEmpty ?? false else { return .failed }
+        guard groups.replacement(of: id)?.lacking.isEmpty ?? false else { return .failed }
         if Mutant.isActive(.replacedUnflushed) { return .done }
         var devices = DeviceSet()
-        devices.insert(replacement.base.device)
+        devices.insert(device)
         return await flush(devices) ? .done : .failed
     }
 
     /// - Returns: false: there is no point in going on.
     private func copyToReplacement(
-        _ grain: UInt64, _ priority: RepairPriority, _ unreadable: Unreadable
+        of id: UInt32, _ grain: UInt64, _ priority: RepairPriority, _ unreadable: Unreadable
     ) async -> Bool {
         let entry = map[grain]
-        guard let replacement = groups.replacement, !replacement.isLost, mayRepair else {
+        guard let replacement = groups.replacement(of: id), !replacement.isLost, mayRepair else {
             return false
         }
-        guard groups.isReplacing(entry), replacement.lacking.contains(entry.physicalGrain),
+        guard entry.isMapped, entry.group == id,
+            replacement.lacking.contains(entry.physicalGrain),
             !unreadable.grains.contains(entry.physicalGrain)
         else { return true }
         let all = 0..<Units.blocksPerGrain

@@ -19,7 +19,7 @@ extension Space {
     }
 
     private func startWrite(_ request: RequestIndex, _ entry: GrainMap.Entry, _ frame: Int32) {
-        if groups.isReplacing(entry), groups.replacement?.isGated ?? false {
+        if groups.isReplacing(entry), groups.replacement(of: entry.group)?.isGated ?? false {
             return park(request, on: &replacementWaiters)
         }
         guard noteMissed(entry, grain: table[request].grain, blocks: table[request].blocks) else {

@@ -113,6 +113,8 @@ public final class Space: @unchecked Sendable {
     let checkpointLock: AsyncLock
     /// Of flushes that several wait for, and those who wait for the next one.
     let flushLock: AsyncLock
+    /// One group is emptied at a time.
+    let emptyingLock: AsyncLock
     var nextFlush: FlushRound?
     /// Held by each commit, and by whoever needs the journal to stand still.
     let commitLock: AsyncLock
@@ -164,6 +166,9 @@ public final class Space: @unchecked Sendable {
     var unmovableGroups: Set<UInt32> = []
     /// Groups that were not emptied when it was last tried; forgotten when grains become free.
     var skippedGroups: Set<UInt32> = []
+    /// Movers of a repair are numbered; one of them goes on while clients are at work.
+    var nextMover: UInt64 = 0
+    var pacer: UInt64?
     /// Moves and discards under way, by number: each has looked up where to write.
     var placedWork: Set<UInt64> = []
     var nextPlacedWork: UInt64 = 0
@@ -236,6 +241,7 @@ public final class Space: @unchecked Sendable {
         groupLock = AsyncLock(engine)
         checkpointLock = AsyncLock(engine)
         flushLock = AsyncLock(engine)
+        emptyingLock = AsyncLock(engine)
         commitLock = AsyncLock(engine)
         idle = Signal(engine)
         maintenance = Signal(engine)
