@@ -57,6 +57,8 @@ struct GrainMap {
         inGroup group: UInt32, from start: Int, limit: Int
     ) -> (grains: [UInt64], next: Int?) {
         let end = min(start + limit, grainCount)
+        // The space may have been shrunk since the last time.
+        guard start < end else { return ([], nil) }
         var found: [UInt64] = []
         for grain in start..<end {
             let entry = self[UInt64(grain)]
@@ -204,6 +206,15 @@ struct SlabGroups {
     }
 
     func isDraining(_ id: UInt32) -> Bool { self[id]?.isDraining ?? false }
+
+    /// Whether a group is read and written in a place that no disk has, whatever its record says.
+    var hasHoles: Bool {
+        groups.contains { group in
+            guard let group else { return false }
+            return bases[group.firstBase..<group.firstBase + group.record.slabs.count]
+                .contains { $0.disk == .hole }
+        }
+    }
 
     // MARK: - grains
 

@@ -35,7 +35,7 @@ extension Space {
                 .group, GroupPage.index(ofGroup: record.id), since: firstUnwrittenSequence)
         }
         guard await commit() else { return .failed }
-        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
+        departed.hasHoles = groups.hasHoles
         await release(removed)
         return .done
     }

@@ -61,7 +61,7 @@ extension Space {
                 .group, GroupPage.index(ofGroup: group.id), since: firstUnwrittenSequence)
         }
         if !Mutant.isActive(.groupFreedEarly) { guard await commit() else { return } }
-        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
+        departed.hasHoles = groups.hasHoles
         if Mutant.isActive(.groupLeaks) { return }
         // A slab that could not be given back is found unclaimed when the space is next opened.
         await release(removed)

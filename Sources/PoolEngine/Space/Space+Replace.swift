@@ -66,7 +66,7 @@ extension Space {
             await releaseSlab(isUsed ? old : slab, of: record)
         }
         groups.forgetReplacement(of: id)
-        departed.hasHoles = groups.records.contains { $0.slabs.contains(where: \.isHole) }
+        departed.hasHoles = groups.hasHoles
         return isUsed ? .done : filled == .done ? .failed : filled
     }
 
