@@ -147,17 +147,7 @@ extension Workload {
     static let retireFailing = Workload("retire-failing") { stage in
         degradable(stage, .mirror2)
     } body: { stage in
-        var isPulled = false
-        let isGone = overwriting(
-            stage,
-            each: { count in
-                if count == 4, !isPulled {
-                    isPulled = true
-                    stage.site.pull(0)
-                }
-            }, during: { stage.site.retire(0) })
-        guard isGone else { return }
-        stage.sync()
+        retireZero(stage, pulling: 0)
     }.with {
         $0.diskCount = 3
         $0.cutStride = 9
@@ -196,19 +186,24 @@ extension Workload {
     static let retireOntoFailing = Workload("retire-onto-failing") { stage in
         degradable(stage, .mirror2)
     } body: { stage in
+        retireZero(stage, pulling: 2)
+    }.with {
+        $0.diskCount = 4
+        $0.cutStride = 9
+    }
+
+    /// Disk 0 is retired under load, and a disk leaves in the middle of it.
+    private static func retireZero(_ stage: Stage, pulling index: Int) {
         var isPulled = false
         let isGone = overwriting(
             stage,
             each: { count in
-                if count == 3, !isPulled {
+                if count >= 3, !isPulled {
                     isPulled = true
-                    stage.site.pull(2)
+                    stage.site.pull(index)
                 }
             }, during: { stage.site.retire(0) })
         guard isGone else { return }
         stage.sync()
-    }.with {
-        $0.diskCount = 4
-        $0.cutStride = 9
     }
 }
