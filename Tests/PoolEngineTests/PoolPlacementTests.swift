@@ -95,8 +95,7 @@ import Testing
             for index in present..<sizes.count { rest[index] = sizes[index] }
             var moves = 0
             while let move = Placement.nextMove(
-                rooms(rest), groups: groups, copies: groups.map { _ in copies },
-                isRefused: { _ in false })
+                rooms(rest), groups: groups.map { Placement.Group(disks: $0, copies: copies) })
             {
                 give([groups[move.group][move.position]], 1)
                 give([move.disk], -1)
@@ -317,5 +316,61 @@ import Testing
         #expect(
             Placement.chooseMetadataDisks(rooms, copies: 3)
                 == [DiskNumber(0), DiskNumber(2), DiskNumber(1)])
+    }
+
+    /// Of every way to put six disks into racks: a slab's successor keeps the copies apart wherever one
+    /// of them would, and beside another column of its group only where that is why.
+    @Test func aSuccessorIsAsFarFromTheOtherCopiesAsCanBe() {
+        let group = Placement.Group(disks: (0..<4).map { DiskNumber(UInt16($0)) }, copies: 2)
+        for tags in 0..<729 {
+            let racks = (0..<6).map { tags / [1, 3, 9, 27, 81, 243][$0] % 3 }
+            let domains = Dictionary(
+                uniqueKeysWithValues: (0..<6).map {
+                    (DiskNumber(UInt16($0)), FaultDomain.rack("r\(racks[$0])"))
+                })
+            // Disk 0 leaves; its other copy lies on disk 1.
+            let rooms = (2..<6).map {
+                Placement.Room(disk: DiskNumber(UInt16($0)), slabs: $0 == 5 ? 0 : $0)
+            }
+            let chosen = Placement.chooseSuccessor(
+                rooms, for: group, at: 0, mayShare: false, domains: domains)
+            let apart = (2...4).filter { racks[$0] != racks[1] }
+            guard let chosen else {
+                Issue.record("there is room on disk 4")
+                continue
+            }
+            #expect(chosen != DiskNumber(5))
+            if apart.isEmpty || apart.contains(4) {
+                #expect(chosen == DiskNumber(4), "\(racks)")
+            } else {
+                #expect(apart.contains(Int(chosen.rawValue)), "\(racks)")
+            }
+        }
+        // Without tags another column's disk is no better than none: the group is moved then.
+        let full = (2..<4).map { Placement.Room(disk: DiskNumber(UInt16($0)), slabs: 9) }
+        #expect(
+            Placement.chooseSuccessor(full, for: group, at: 0, mayShare: false, domains: [:]) == nil)
+        #expect(
+            Placement.chooseSuccessor(full, for: group, at: 0, mayShare: true, domains: [:])
+                == DiskNumber(2))
+    }
+
+    /// A rebalance takes no two copies into one rack that were in two.
+    @Test func movesKeepCopiesApart() {
+        let domains = Dictionary(
+            uniqueKeysWithValues: (0..<4).map {
+                (DiskNumber(UInt16($0)), FaultDomain.rack($0 < 2 ? "a" : "b"))
+            })
+        let rooms = [0, 9, 9, 9].enumerated().map {
+            Placement.Room(disk: DiskNumber(UInt16($0.offset)), slabs: $0.element)
+        }
+        let group = Placement.Group(disks: [DiskNumber(0), DiskNumber(2)], copies: 2)
+        #expect(
+            Placement.nextMove(rooms, groups: [group], domains: domains)
+                == Placement.Move(group: 0, position: 0, disk: DiskNumber(1)))
+        let mixed = Placement.Group(disks: [DiskNumber(0), DiskNumber(1)], copies: 2)
+        #expect(Placement.nextMove(rooms, groups: [mixed], domains: domains) != nil)
+        let others = rooms.filter { $0.disk != DiskNumber(1) }
+        #expect(Placement.nextMove(others, groups: [group], domains: domains) == nil)
     }
 }

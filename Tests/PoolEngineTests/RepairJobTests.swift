@@ -209,6 +209,50 @@ import Testing
         expected.check(world, opened.space(named: "m"))
     }
 
+    /// Two groups that were granted without a disk get their copies at the same time: at every step
+    /// until the last place that no disk has is no place of theirs, writes know that there are some.
+    @Test(arguments: [600, 767] as [UInt64])
+    func holesAreKnownForAsLongAsThereAreSome(grains: UInt64) throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)], on: 0..<2)
+        let space = try #require(pool.space(named: "m"))
+        try world.lose(1, pool)
+        for number in 0..<grains {
+            let offset = number * UInt64(Units.grainBytes)
+            #expect(world.perform(.write, space, offset, 4096, data: 1) == .ok)
+        }
+        #expect(space.groups.hasHoles)
+        let added = world.member(2)
+        try #require(
+            world.run { _ throws(PoolError) in
+                _ = try await pool.addDisks([added])
+            }
+        ).get()
+        #expect(world.untilTrue { space.groups.replacements.count == 2 })
+        #expect(world.untilTrue { !space.groups.hasHoles || !space.departed.hasHoles })
+        #expect(!space.groups.hasHoles, "a write would go to a place that no disk has")
+        #expect(world.perform(.write, space, 4096, 4096, data: 2) == .ok)
+    }
+
+    /// What was trimmed, and nobody flushes, keeps no repair from its end.
+    @Test func aRepairNeedsNoFlushOfATrim() throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)])
+        var expected = ExpectedBlocks()
+        let space = try #require(pool.space(named: "m"))
+        expected.write(world, space, 0..<20)
+        let grain = UInt64(Units.grainBytes)
+        #expect(world.perform(.write, space, 3 * grain, 4096, data: 7) == .ok)
+        #expect(world.perform(.flush, space, 0) == .ok)
+        #expect(world.perform(.trim, space, 3 * grain, UInt32(grain)) == .ok)
+        let retired = try #require(pool.groups(ofSpace: "m").first?.slabs.first?.address.disk)
+        let retirement = try ended(world, pool, job(world, pool) { pool throws(PoolError) in
+            try await pool.retireDisk(retired)
+        })
+        #expect(retirement.state == .done, "\(retirement.reason)")
+        expected.check(world, pool.space(named: "m"))
+    }
+
     /// A pool of two full disks gets a third: no slab group fits, as each needs two disks, until slabs of
     /// others lie on it.
     @Test func aFullPoolUsesADiskThatIsAdded() throws {

@@ -325,3 +325,91 @@ struct JournalTests {
         }
     }
 }
+
+struct SlabReplacementTests {
+    private func slab(_ disk: UInt16) -> GroupSlab {
+        GroupSlab(address: SlabAddress(disk: DiskNumber(disk), slab: 0), generation: 1)
+    }
+
+    private func base(_ slab: GroupSlab) -> SlabGroups.Base {
+        SlabGroups.Base(
+            device: slab.isHole ? DiskPlaces.nowhere : DeviceIndex(slab.address.disk.rawValue),
+            disk: slab.address.disk, offsetBytes: 0)
+    }
+
+    /// Two columns of two copies, the second copy of the first column a hole.
+    private func groups() -> SlabGroups {
+        var groups = SlabGroups()
+        groups.add(
+            GroupRecord(
+                id: 0, layout: .mirror2, mediaClass: .ssd, copies: 2, columns: 2,
+                unitBytes: 256 << 10, rotation: 0, parityGenerator: 0, birth: 1,
+                slabs: [slab(1), slab(0), slab(2), slab(3)]),
+            base: base)
+        return groups
+    }
+
+    private func disks(_ groups: SlabGroups, copy: Int) -> [UInt16] {
+        var disks: [UInt16] = []
+        groups.forEachRun(
+            GrainMap.Entry(group: 0, physicalGrain: 0), copy: copy, offsetBytes: 0,
+            lengthBytes: Units.grainBytes
+        ) { base, _, _ in disks.append(base.disk.rawValue) }
+        return disks
+    }
+
+    /// The record says what is durable, the places what is read and written: a hole is one for as long
+    /// as bytes would go there.
+    @Test func aHoleIsOneUntilTheSwitch() {
+        var groups = groups()
+        groups.startReplacing(0, at: 1, with: slab(4), base(slab(4)))
+        let record = groups.rename(0, at: 1, slab(4))
+        #expect(record?.slabs.contains(where: \.isHole) == false)
+        #expect(groups.hasHoles && disks(groups, copy: 1) == [0, 3, 0, 3])
+        groups.gateReplacement(of: 0)
+        groups.endReplacing(0, isUsed: true)
+        #expect(!groups.hasHoles && disks(groups, copy: 1) == [4, 3, 4, 3])
+        groups.forgetReplacement(of: 0)
+        #expect(groups.replacements.isEmpty)
+    }
+
+    /// The new slab takes its column's part of every write, and lacks what was in use before, until that
+    /// is copied, or freed, and anew where nobody knows what a write has done.
+    @Test func aSuccessorLacksWhatWasInUse() throws {
+        var groups = groups()
+        let grains = [groups.allocate(), groups.allocate()]
+        let (first, second) = (try #require(grains[0]), try #require(grains[1]))
+        groups.startReplacing(0, at: 1, with: slab(4), base(slab(4)))
+        let next = groups.allocate()
+        let later = try #require(next)
+        func lacking() -> Set<UInt32>? { groups.replacement(of: 0)?.lacking }
+        #expect(lacking() == [first.physicalGrain, second.physicalGrain])
+        #expect(groups.isReplacing(later))
+        var runs: [(offset: UInt64, position: Int, bytes: Int)] = []
+        groups.forEachReplacingRun(
+            GrainMap.Entry(group: 0, physicalGrain: 1), offsetBytes: 0, lengthBytes: Units.grainBytes
+        ) { base, position, bytes in
+            #expect(base.disk == DiskNumber(4))
+            runs.append((base.offsetBytes, position, bytes))
+        }
+        #expect(runs.map(\.position) == [0, 512 << 10] && runs.allSatisfy { $0.bytes == 256 << 10 })
+        #expect(runs.map(\.offset) == [512 << 10, 768 << 10])
+        groups.noteReplaced(first)
+        groups.release(second)
+        #expect(lacking() == [])
+        groups.lack(later)
+        #expect(lacking() == [later.physicalGrain])
+        // Its group stays while it is replaced, and what is refused leaves everything as it was.
+        groups.release(first)
+        groups.release(later)
+        let removed = groups.removeEmpty()
+        #expect(removed.isEmpty && groups.sparsest(excluding: []) == nil)
+        groups.loseReplacements(on: DiskNumber(4))
+        #expect(groups.replacement(of: 0)?.isLost == true)
+        groups.endReplacing(0, isUsed: false)
+        #expect(!groups.isReplacing(later) && disks(groups, copy: 1) == [0, 3, 0, 3])
+        groups.forgetReplacement(of: 0)
+        let left = groups.removeEmpty()
+        #expect(left.count == 1)
+    }
+}

@@ -87,6 +87,50 @@ enum Placement {
         return fits
     }
 
+    /// A group that is there: its disks, column-major, some of which may be away, or none (holes).
+    struct Group {
+        var disks: [DiskNumber]
+        var copies: Int
+
+        /// Where the other copies of a slab's column lie.
+        func others(_ position: Int) -> [DiskNumber] {
+            let first = position / copies * copies
+            return (first..<min(first + copies, disks.count)).filter { $0 != position }
+                .map { disks[$0] }
+        }
+    }
+
+    /// Whether a slab there would share no domain with the other copies of its column.
+    private static func isApart(
+        _ disk: DiskNumber, from others: [DiskNumber], _ domains: [DiskNumber: FaultDomain]
+    ) -> Bool {
+        let domain = { (disk: DiskNumber) in domains[disk] ?? .disk(disk) }
+        return !others.contains { domain($0) == domain(disk) }
+    }
+
+    /// The disk for a slab that is to take the place of one of a group's: as far from the other copies
+    /// of the column as can be, on a disk that has no other slab of the group, the most room first.
+    ///
+    /// - Parameters:
+    ///   - rooms: of the disks to choose from.
+    ///   - domains: of every disk, those that are away, too.
+    ///   - mayShare: also beside another column of the group where that is no farther from the other
+    ///     copies than another disk is.
+    static func chooseSuccessor(
+        _ rooms: [Room], for group: Group, at position: Int, mayShare: Bool,
+        domains: [DiskNumber: FaultDomain]
+    ) -> DiskNumber? {
+        let others = group.others(position)
+        let open = rooms.filter { $0.slabs > 0 && !others.contains($0.disk) }
+        let isApart = { (room: Room) in Self.isApart(room.disk, from: others, domains) }
+        let isFresh = { (room: Room) in !group.disks.contains(room.disk) }
+        let isNeeded = !open.contains { isFresh($0) && isApart($0) } && open.contains(where: isFresh)
+        return open.filter { isFresh($0) || mayShare || isNeeded && isApart($0) }.max {
+            (isApart($0) ? 1 : 0, isFresh($0) ? 1 : 0, $0.slabs, $1.disk)
+                < (isApart($1) ? 1 : 0, isFresh($1) ? 1 : 0, $1.slabs, $0.disk)
+        }?.disk
+    }
+
     /// A slab of a group, and the disk that it is to be moved to.
     struct Move: Hashable {
         var group: Int
@@ -100,25 +144,29 @@ enum Placement {
     ///
     /// A disk that the group does not lie on is preferred; else it must not have another copy of the
     /// column: with such moves too, and no others, everything is used in the end that any placement
-    /// could use (`PoolPlacementTests` compares the two).
+    /// could use (`PoolPlacementTests` compares the two). Copies that are in distinct domains stay so.
     ///
-    /// - Parameters:
-    ///   - groups: of each its disks, column-major.
-    ///   - isRefused: moves that are not to be made.
+    /// - Parameter isRefused: moves that are not to be made.
     static func nextMove(
-        _ rooms: [Room], groups: [[DiskNumber]], copies: [Int], isRefused: (Move) -> Bool
+        _ rooms: [Room], groups: [Group], domains: [DiskNumber: FaultDomain] = [:],
+        isRefused: (Move) -> Bool = { _ in false }
     ) -> Move? {
         let ordered = rooms.sorted { ($0.slabs, $0.disk) < ($1.slabs, $1.disk) }
-        for mayShareGroup in [false, true] {
+        for mayShare in [false, true] {
             for full in ordered {
                 for empty in ordered.reversed() where empty.slabs - full.slabs >= 2 {
-                    for (index, disks) in groups.enumerated() {
-                        if !mayShareGroup, disks.contains(empty.disk) { continue }
-                        for position in disks.indices where disks[position] == full.disk {
-                            let first = position / copies[index] * copies[index]
-                            let column = disks[first..<min(first + copies[index], disks.count)]
+                    for (index, group) in groups.enumerated() {
+                        if !mayShare, group.disks.contains(empty.disk) { continue }
+                        for position in group.disks.indices
+                        where group.disks[position] == full.disk {
+                            let others = group.others(position)
                             let move = Move(group: index, position: position, disk: empty.disk)
-                            if !column.contains(empty.disk), !isRefused(move) { return move }
+                            let staysApart =
+                                isApart(empty.disk, from: others, domains)
+                                || !isApart(full.disk, from: others, domains)
+                            if !others.contains(empty.disk), staysApart, !isRefused(move) {
+                                return move
+                            }
                         }
                     }
                 }

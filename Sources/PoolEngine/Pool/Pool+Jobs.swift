@@ -79,7 +79,7 @@ extension Pool {
     private func addRepairs(to job: inout Job) {
         guard job.state == .running, let repairing else { return }
         let progress = facts(repairing).repair
-        job.doneBytes = min(job.totalBytes, repairedBytes + progress.movedBytes)
+        job.doneBytes = min(job.totalBytes, repairedBytes + progress.doneBytes)
     }
 
     private func addResync(to job: inout Job) {
@@ -119,7 +119,7 @@ extension Pool {
             jobs.insert(addJob(.repair, disk: plan.givenUp.count == 1 ? plan.givenUp.first : nil))
         }
         let total = spaces.reduce(UInt64(0)) { sum, space in
-            sum + UInt64(facts(space).repair.total) * UInt64(Units.grainBytes)
+            sum + facts(space).repair.totalBytes
         }
         changeJobs({ jobs.contains($0.id) }) { job in
             (job.state, job.reason, job.totalBytes) = (.running, "", max(job.totalBytes, total))

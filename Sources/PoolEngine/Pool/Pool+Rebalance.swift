@@ -25,11 +25,13 @@ extension Pool {
             facts(space).groups.reduce(sum) { $0 + $1.slabs.count * 2 }
         }
         changeJobs({ $0.id == id }) { $0.totalBytes = self.unevenBytes }
-        for _ in 0..<most {
+        var moves = 0
+        while moves < most {
             if isClosed || engine.isStopped { break }
             guard let (space, move) = nextMove(excluding: stuck) else { break }
             let outcome = try? await on(space) { await $0.relocate(move, priority) }
             if outcome == .done {
+                moves += 1
                 changeJobs({ $0.id == id }) {
                     $0.doneBytes = min($0.totalBytes, $0.doneBytes + UInt64(Units.slabBytes))
                 }
@@ -67,8 +69,8 @@ extension Pool {
                 position: move.position, disk: move.disk)
         }
         let move = Placement.nextMove(
-            rooms, groups: groups.map { $0.record.slabs.map(\.address.disk) },
-            copies: groups.map { Int($0.record.copies) }, isRefused: { stuck.contains(named($0)) })
+            rooms, groups: groups.map { Placement.Group($0.record) }, domains: domains,
+            isRefused: { stuck.contains(named($0)) })
         return move.map { (groups[$0.group].space, named($0)) }
     }
 }
@@ -85,11 +87,12 @@ extension Space {
     func relocate(_ move: SlabMove, _ priority: RepairPriority) async -> Replaced {
         guard await beginRepairing() else { return .failed }
         defer { endRepairing() }
-        // Whatever has become of the group since, the slab there is moved if there is one.
+        // Whatever has become of the group since, the slab there is moved if it lies elsewhere.
         guard let record = groups[move.group]?.record, record.slabs.indices.contains(move.position),
-            !record.slabs[move.position].isHole, !groups.isDraining(move.group)
+            !record.slabs[move.position].isHole, !groups.isDraining(move.group),
+            record.slabs[move.position].address.disk != move.disk
         else { return .failed }
         return await replaceSlab(
-            of: move.group, at: move.position, on: move.disk, priority)
+            of: move.group, at: move.position, on: move.disk, mayShare: true, priority)
     }
 }

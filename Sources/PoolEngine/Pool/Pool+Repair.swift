@@ -96,7 +96,7 @@ extension Pool {
             let done = (try? await on(space) { await $0.repair(plan) }) ?? .failed
             repairing = nil
             outcome = outcome.and(done)
-            repairedBytes += (try? await on(space) { $0.repairProgress.movedBytes }) ?? 0
+            repairedBytes += (try? await on(space) { $0.repairProgress.doneBytes }) ?? 0
         }
         if isClosed || engine.isStopped { return }
         // Disk by disk: what is left on one keeps nothing from another's leaving.

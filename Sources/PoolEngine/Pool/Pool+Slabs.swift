@@ -75,20 +75,25 @@ extension Pool {
     ///
     /// - Parameters:
     ///   - position: of the other in the group's record.
-    ///   - avoided: disks that it must not lie on, beside those of the column's other copies.
-    ///   - disk: where it has to lie, as far from those as the old one is; nil: on a disk that the group
-    ///     does not lie on, as far from them as can be, and where most room is.
+    ///   - wanted: the disk that it has to lie on; nil: any but those that are avoided.
+    ///   - mayShare: as `Placement.chooseSuccessor` says.
     /// - Throws: ``PoolError/noSpace`` when there is none.
     func grantSlab(
         lineage: Lineage, for group: GroupRecord, at position: Int,
-        avoiding avoided: Set<DiskNumber>, on disk: DiskNumber?
+        avoiding avoided: Set<DiskNumber>, on wanted: DiskNumber?, mayShare: Bool
     ) async throws(PoolError) -> GroupSlab {
         while true {
             try await reserveGenerations()
             let granted = try await holding(tableLock) { () async throws(PoolError) -> GroupSlab? in
-                guard let number = chooseSuccessor(for: group, position, avoided, disk),
-                    let disk = self.disk(number), let slab = disk.firstFreeSlab()
-                else { throw .noSpace }
+                let rooms = rooms(\.grantableSlabs).filter {
+                    !avoided.contains($0.disk) && (wanted ?? $0.disk) == $0.disk
+                }
+                let chosen = Placement.chooseSuccessor(
+                    rooms, for: Placement.Group(group), at: position, mayShare: mayShare,
+                    domains: domains)
+                guard let chosen, let disk = disk(chosen), let slab = disk.firstFreeSlab() else {
+                    throw .noSpace
+                }
                 let generation = takeGeneration()
                 disk.setSlab(
                     slab,
@@ -96,7 +101,7 @@ extension Pool {
                         lineage: lineage, group: group.id, column: UInt16(position),
                         generation: generation))
                 let granted = GroupSlab(
-                    address: SlabAddress(disk: number, slab: UInt32(slab)), generation: generation)
+                    address: SlabAddress(disk: chosen, slab: UInt32(slab)), generation: generation)
                 if try await commitTables(during: "while a slab was granted") { return granted }
                 takeBack([granted])
                 return nil
@@ -104,32 +109,6 @@ extension Pool {
             if let granted { return granted }
             await recordFailures()
         }
-    }
-
-    private func chooseSuccessor(
-        for group: GroupRecord, _ position: Int, _ avoided: Set<DiskNumber>, _ wanted: DiskNumber?
-    ) -> DiskNumber? {
-        let rooms = rooms(\.grantableSlabs)
-        let copies = Int(group.copies)
-        let first = position / copies * copies
-        let column = (first..<first + copies).filter { $0 != position }.map { group.slabs[$0] }
-        let domains = Set(
-            rooms.filter { room in column.contains { $0.address.disk == room.disk } }.map(\.domain))
-        let open = rooms.filter { room in
-            room.slabs > 0 && !avoided.contains(room.disk)
-                && !column.contains { $0.address.disk == room.disk }
-        }
-        let isApart = { (room: Placement.Room) in !domains.contains(room.domain) }
-        if let wanted {
-            let old = rooms.first { $0.disk == group.slabs[position].address.disk }
-            return open.first {
-                $0.disk == wanted && (isApart($0) || !(old.map(isApart) ?? false))
-            }?.disk
-        }
-        let fresh = open.filter { room in !group.slabs.contains { $0.address.disk == room.disk } }
-        return fresh.max {
-            (isApart($0) ? 1 : 0, $0.slabs, $1.disk) < (isApart($1) ? 1 : 0, $1.slabs, $0.disk)
-        }?.disk
     }
 
     /// The disks of a group's slabs, column-major. While a disk is away a group may be narrower than
@@ -298,5 +277,11 @@ extension Pool {
             }
             disk.freeEmptyMetadataSlabs()
         }
+    }
+}
+
+extension Placement.Group {
+    init(_ record: GroupRecord) {
+        self.init(disks: record.slabs.map(\.address.disk), copies: max(1, Int(record.copies)))
     }
 }

@@ -164,12 +164,17 @@ public final class Pool: @unchecked Sendable {
 
     /// What each disk has room for, and what it fails together with.
     func rooms(_ slabs: (Disk) -> Int) -> [Placement.Room] {
-        let domains = Dictionary(
-            configuration.disks.map { ($0.number, FaultDomain($0)) },
-            uniquingKeysWith: { first, _ in first })
+        let domains = domains
         return disks.map {
             Placement.Room(disk: $0.number, slabs: slabs($0), domain: domains[$0.number])
         }
+    }
+
+    /// What each disk fails together with, whether it is here or not.
+    var domains: [DiskNumber: FaultDomain] {
+        Dictionary(
+            configuration.disks.map { ($0.number, FaultDomain($0)) },
+            uniquingKeysWith: { first, _ in first })
     }
 
     // MARK: - counters

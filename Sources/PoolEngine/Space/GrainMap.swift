@@ -166,6 +166,9 @@ struct SlabGroups {
     /// A disk has come back, as another device.
     mutating func find(_ disk: DiskNumber, on device: DeviceIndex) {
         for index in bases.indices where bases[index].disk == disk { bases[index].device = device }
+        for index in replacements.indices where replacements[index].base.disk == disk {
+            replacements[index].base.device = device
+        }
     }
 
     // MARK: - emptying a group
@@ -280,7 +283,7 @@ struct SlabGroups {
         /// In the group's record.
         let position: Int
         let (old, slab): (GroupSlab, GroupSlab)
-        let base: Base
+        fileprivate(set) var base: Base
         /// Grains of the group that the new slab does not have.
         fileprivate(set) var lacking: Set<UInt32>
         /// What is written to the group goes to the slab, too.

@@ -48,7 +48,7 @@ extension Space {
     ) async -> RepairOutcome? {
         let evacuation = Evacuation(victim, priority, holdsRanges: holdsRanges)
         let isThrough = await forEachGrain(
-            inGroup: victim, priority, movers: engine.limits.repairMovers
+            inGroup: victim, priority, movers: max(1, engine.limits.repairMovers / 2)
         ) { space, grain, again in
             await space.evacuate(grain, evacuation, again)
         }
@@ -69,8 +69,7 @@ extension Space {
         switch await move(grain, evacuation) {
         case .moved:
             counters.movedGrains += 1
-            repairProgress.moved += 1
-            repairProgress.movedBytes += UInt64(Units.grainBytes)
+            repairProgress.doneBytes += UInt64(Units.grainBytes)
             evacuation.uncommitted += 1
         // Another mover took the last free grain.
         case .stopped where groups.freeGrains == 0: again(grain)

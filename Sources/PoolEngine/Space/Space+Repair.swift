@@ -19,11 +19,10 @@ import PoolFormat
 /// A crash in between finds the old places, which have everything, or the new, which have too; what
 /// nobody claims is freed by the next opening. Grains are moved as `Space+Evacuate.swift` says.
 extension Space {
-    /// How far a repair of a space has come, in grains.
+    /// How far a repair of a space has come.
     struct RepairProgress: Hashable, Sendable {
-        var moved = 0
-        var total = 0
-        var movedBytes: UInt64 = 0
+        var doneBytes: UInt64 = 0
+        var totalBytes: UInt64 = 0
     }
 
     enum RepairOutcome: Sendable {
@@ -47,7 +46,7 @@ extension Space {
     func needsRepair(_ plan: RepairPlan) -> Bool {
         if readOnlyReason != nil || isClosing { return false }
         let lacks = lacksRedundancy(plan)
-        if lacks { repairProgress = RepairProgress(moved: 0, total: grainsToRepair(plan)) }
+        if lacks { repairProgress = RepairProgress(totalBytes: bytesToRepair(plan)) }
         return lacks
     }
 
@@ -56,12 +55,12 @@ extension Space {
             || allPieceCopies.contains { needsCopies($0, plan) }
     }
 
-    /// Grains to be moved.
-    private func grainsToRepair(_ plan: RepairPlan) -> Int {
+    /// What the slabs that are lacking hold.
+    private func bytesToRepair(_ plan: RepairPlan) -> UInt64 {
         groups.records.reduce(0) { sum, record in
-            guard isDegraded(record, plan) else { return sum }
+            guard isDegraded(record, plan), let group = groups[record.id] else { return sum }
             let slabs = record.slabs.count { isLacking($0, plan) }
-            return sum + slabs * (groups[record.id]?.usedCount ?? 0)
+            return sum + UInt64(slabs * group.usedCount * Units.grainBytes / group.columns)
         }
     }
 
@@ -83,7 +82,7 @@ extension Space {
     func repair(_ plan: RepairPlan) async -> RepairOutcome {
         guard await beginRepairing() else { return .failed }
         defer { endRepairing() }
-        repairProgress = RepairProgress(moved: 0, total: grainsToRepair(plan))
+        repairProgress = RepairProgress(totalBytes: bytesToRepair(plan))
         for page in overlay.pageNumbers { try? await loadValues(page: page) }
         // What cannot be read of the one keeps nothing of the other from having its copies.
         let metadata = await repairMetadata(plan)
@@ -498,10 +497,8 @@ extension Space {
                 continue
             }
             guard let victim = round.victims.popFirst() else { return }
-            // One that cannot be read to its end keeps nothing from the others.
-            let outcome = await replaceSlabs(of: victim, plan)
-            round.outcome = round.outcome.and(outcome)
-            if outcome == .noRoom { return round.victims.removeAll() }
+            // One that has no room, or cannot be read to its end, keeps nothing from the others.
+            round.outcome = round.outcome.and(await replaceSlabs(of: victim, plan))
         }
     }
 
@@ -518,8 +515,12 @@ extension Space {
             case .done: continue
             case .noRoom, .unreadable:
                 await emptyingLock.acquire(engine)
-                defer { emptyingLock.release() }
-                return await empty(id, plan.priority)
+                let outcome = await empty(id, plan.priority)
+                emptyingLock.release()
+                guard outcome == .noRoom else { return outcome }
+                let shared = await replaceSlab(
+                    of: id, at: position, avoiding: plan.givenUp, mayShare: true, plan.priority)
+                guard shared == .done else { return .noRoom }
             case .failed: return .failed
             }
         }

@@ -6,20 +6,22 @@ import PoolFormat
 /// Order, each step complete before the next:
 ///
 /// 1. *Granted*: a slab on a disk that has no other copy of the column, durably in its table.
-/// 2. *Taken in*, at one instant: whoever writes data into the group writes there too. The grains in
-///    use at this instant *lack*; one that is freed lacks no more, and who has it next writes it
-///    everywhere.
+/// 2. *Taken in*, at one instant: requests and moves that write into the group write there too. The
+///    grains in use at this instant *lack*; one that is freed lacks no more, and who has it next
+///    writes it everywhere. What settles, scrubs or makes a disk equal changes no value: it need not.
 /// 3. *Copied*: of each lacking grain the valid blocks, with their range held, so behind every write
 ///    that began before 2.
 /// 4. *Flushed*.
 /// 5. The record that names the new slab is durable.
 /// 6. *Switched*, at an instant with no write of the group at the devices: the new slab is read, the
 ///    old one is not written any more.
-/// 7. *Released*, once every request that began before 6 has ended: the old slab is free in its table.
+/// 7. *Released*, once everything that looked up a place before 6 has ended: the old slab is free in
+///    its table.
 ///
 /// A crash before 5 finds the old slab, which took every write, and frees the new one, which nobody
 /// claims; a crash later finds the new slab, which has everything, and frees the old one. If the new
-/// one's disk leaves between 5 and 6, the record names the old one again before writes go on.
+/// one's disk leaves between 5 and 6, the record names the old one again before the first write that
+/// goes to that one alone.
 extension Space {
     enum Replaced: Sendable {
         case done
@@ -31,10 +33,12 @@ extension Space {
         case failed
     }
 
-    /// - Parameter disk: where the new slab has to lie; nil: where there is most room.
+    /// - Parameters:
+    ///   - disk: where the new slab has to lie; nil: where there is most room.
+    ///   - mayShare: where another column of the group lies, too, if there is no other way.
     func replaceSlab(
         of id: UInt32, at position: Int, avoiding givenUp: Set<DiskNumber> = [],
-        on disk: DiskNumber? = nil, _ priority: RepairPriority
+        on disk: DiskNumber? = nil, mayShare: Bool = false, _ priority: RepairPriority
     ) async -> Replaced {
         guard let record = groups[id]?.record, groups.replacement(of: id) == nil else {
             return .failed
@@ -42,7 +46,7 @@ extension Space {
         let old = record.slabs[position]
         let slab: GroupSlab
         do throws(PoolError) {
-            slab = try await grantReplacement(record, position, givenUp, disk)
+            slab = try await grantReplacement(record, position, givenUp, disk, mayShare: mayShare)
         } catch {
             return error.isShortOfSpace ? .noRoom : .failed
         }
@@ -63,22 +67,26 @@ extension Space {
         let isUsed = await endReplacing(id, isNamed: isNamed)
         await waitForOthers(in: id)
         if mayRepair, isUsed ? !old.isHole : !hasReplacementNamed(id) {
+            await discardSlab(isUsed ? old : slab)
             await releaseSlab(isUsed ? old : slab, of: record)
         }
         groups.forgetReplacement(of: id)
         departed.hasHoles = groups.hasHoles
+        if groups[id]?.usedCount == 0 { await releaseEmptyGroups() }
         return isUsed ? .done : filled == .done ? .failed : filled
     }
 
     // MARK: - slabs
 
     private func grantReplacement(
-        _ record: GroupRecord, _ position: Int, _ givenUp: Set<DiskNumber>, _ disk: DiskNumber?
+        _ record: GroupRecord, _ position: Int, _ givenUp: Set<DiskNumber>, _ disk: DiskNumber?,
+        mayShare: Bool
     ) async throws(PoolError) -> GroupSlab {
         let (lineage, behind) = (lineage, Set(departed.disks.map(\.number)))
         let granted = try await atHome { pool async throws(PoolError) in
             let slab = try await pool.grantSlab(
-                lineage: lineage, for: record, at: position, avoiding: givenUp.union(behind), on: disk)
+                lineage: lineage, for: record, at: position, avoiding: givenUp.union(behind), on: disk,
+                mayShare: mayShare)
             return (slab: slab, places: pool.places)
         }
         places = granted.places
@@ -90,6 +98,22 @@ extension Space {
         var only = record
         only.slabs = [slab]
         await release([only])
+    }
+
+    /// What nobody reads or writes any more takes no room behind its disk.
+    private func discardSlab(_ slab: GroupSlab) async {
+        let base = places.base(slab.address)
+        guard departed.takesData(base), !engine.failedDevices.contains(base.device),
+            !engine.discardRefused.contains(base.device)
+        else { return }
+        let io = IOBatch(engine)
+        for grain in 0..<Units.grainsPerSlab {
+            io.discard(
+                base.device, at: base.offsetBytes + UInt64(grain * Units.grainBytes),
+                bytes: UInt64(Units.grainBytes))
+        }
+        _ = await io.run()
+        engine.discardRefused.formUnion(io.devices(with: .unsupported))
     }
 
     /// Its record, durably. Where its bytes are read and written stays as it is.
@@ -138,11 +162,8 @@ extension Space {
     /// Whoever has looked up a place in the group before has ended: requests and whatever else holds a
     /// range, moves and discards, and grains that are being settled.
     private func waitForOthers(in id: UInt32) async {
-        let work = placedWork
-        while !placedWork.isDisjoint(with: work) || isSettling(in: id) {
-            if engine.isStopped { return }
-            await nap()
-        }
+        await waitForWork(placedWork)
+        while isSettling(in: id), !engine.isStopped { await nap() }
         var next: Int? = 0
         while let start = next {
             let found = map.grains(inGroup: id, from: start, limit: engine.limits.compactScan)
@@ -153,6 +174,10 @@ extension Space {
             next = found.next
             if next != nil { await nap() }
         }
+    }
+
+    private func waitForWork(_ numbers: Set<UInt64>) async {
+        while !placedWork.isDisjoint(with: numbers), !engine.isStopped { await nap() }
     }
 
     private func isSettling(in id: UInt32) -> Bool {
@@ -173,9 +198,15 @@ extension Space {
     private func fillReplacement(of id: UInt32, _ priority: RepairPriority) async -> Replaced {
         guard let device = groups.replacement(of: id)?.base.device else { return .failed }
         let unreadable = Unreadable()
+        // A move that began before may take its grain there at any time until it has ended.
+        await waitForWork(placedWork)
         // One that is about to be mapped, or to be freed, is not found at once.
         for round in 0..<100 {
-            if round > 0 { await nap(ns: 10_000_000) }
+            if round > 0 {
+                // What was trimmed is freed by a commit, which nobody else may want.
+                await releaseFreed()
+                await nap(ns: 10_000_000)
+            }
             let isThrough = await forEachGrain(
                 inGroup: id, priority,
                 movers: engine.limits.repairMovers / engine.limits.repairGroups
@@ -224,8 +255,7 @@ extension Space {
         guard map[grain] == entry else { return true }
         groups.noteReplaced(entry)
         counters.movedGrains += 1
-        repairProgress.moved += 1
-        repairProgress.movedBytes += UInt64(bytesInReplacement(entry, all))
+        repairProgress.doneBytes += UInt64(bytesInReplacement(entry, all))
         return true
     }
 

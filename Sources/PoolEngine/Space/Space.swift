@@ -308,8 +308,8 @@ extension Space {
             ("page", pageWaiters.values.reduce(0) { $0 + $1.count }),
             ("settling", settleWaiters.values.reduce(0) { $0 + $1.count }),
             ("grain", grainWaiters.count), ("mark", markWaiters.count),
-            ("a departure", departureWaiters.count),
-            ("room", roomWaiters.count), ("slabs", parked.count),
+            ("a departure", departureWaiters.count), ("a slab", replacementWaiters.count),
+            ("room", roomWaiters.count), ("the pool's room", parked.count),
             ("commit", flushWaiters.count + capturedWaiters.count),
         ]
         let parts = lists.filter { $0.1 > 0 }.map { "\($0.1) for \($0.0)" }
