@@ -287,8 +287,8 @@ extension PoolRegistry {
                         ControlFailure(
                             .refused,
                             "pool \(wanted.name) was not exported by the host that had it",
-                            hint: "export it there; or, if that host is gone for good, use --force: "
-                                + "what it still had to write is lost"))
+                            hint: "export it there; or, if that host is gone for good, use "
+                                + "--force: what it still had to write is lost"))
                 }
                 opening.startsHistory = true
             case .failed(let error):

@@ -64,6 +64,7 @@ extension Mutant {
         case .forgetMissedMark: Self.unequal(.openedWithout)
         case .forgetLateMissed: Self.unequal(.departureFresh)
         case .forgetMissedLeftBehind: Self.unequal(.killedAway)
+        case .takeBackMissed: Self.unequal(.alternating)
         case .forgetPastBudget: Self.unequal(.missedBudget)
         case .forgetOthersMissed: Self.unequal(.returningMirror3)
         case .returningLacksWrites: Self.unequal(.checkpointAway)

@@ -76,6 +76,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case forgetLateMissed
     /// What a killed process had acknowledged without a disk is not missed by it.
     case forgetMissedLeftBehind
+    /// What it had recorded of disks that had caught up takes back what one lacks now.
+    case takeBackMissed
     /// A disk that has come back counts before the configuration says so.
     case readReturning
     /// The pages of a disk that has come back stay as they are.
@@ -140,20 +142,20 @@ public enum Mutant: String, CaseIterable, Sendable {
         case .recordBeforeData, .acknowledgeBeforeFlush, .forgetDirtyMark, .checkpointFromMemory,
             .retireEarly, .reuseEarly, .skipResync, .configurationUnflushed, .grantUnflushed,
             .cleanEarly, .replayKeepsValues, .discardEarly, .moveBeforeData, .joinLateFlush,
-            .keepOlderRoot, .moveForgetsValues, .replacedUnflushed, .groupFreedEarly, .forgetUnflushed,
-            .forgetUnflushedEarly, .believeUnflushed, .leaveUnequal, .forgetIntents,
-            .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed, .forgetLateMissed,
-            .forgetMissedLeftBehind, .pieceFreedEarly, .pieceUnflushed, .rootUnflushed,
-            .settleFromReturning, .forgetOthersMissed, .keepStaleMetadata, .forgetMissedPages,
-            .forgetPagesUnderWay:
+            .keepOlderRoot, .moveForgetsValues, .replacedUnflushed, .groupFreedEarly,
+            .forgetUnflushed, .forgetUnflushedEarly, .believeUnflushed, .leaveUnequal,
+            .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed,
+            .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
+            .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
+            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
-            .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites, .replacingLacksWrites,
-            .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
+            .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
+            .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
             false
         }
     }

@@ -76,7 +76,7 @@ extension Space {
         let marks = markUnequal(unequal)
         // That no disk lacked anything then must not take back what one lacks now.
         let lost = records.dropFirst(left.durableCount).filter {
-            departed.disks.isEmpty || !$0.isCaughtUp
+            departed.disks.isEmpty || !$0.isCaughtUp || Mutant.isActive(.takeBackMissed)
         }
         if !lost.isEmpty || !marks.isEmpty {
             guard await append(marks + lost) else { throw failure }

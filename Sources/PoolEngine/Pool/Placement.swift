@@ -124,7 +124,8 @@ enum Placement {
         let open = rooms.filter { $0.slabs > 0 && !others.contains($0.disk) }
         let isApart = { (room: Room) in Self.isApart(room.disk, from: others, domains) }
         let isFresh = { (room: Room) in !group.disks.contains(room.disk) }
-        let isNeeded = !open.contains { isFresh($0) && isApart($0) } && open.contains(where: isFresh)
+        let fresh = open.filter(isFresh)
+        let isNeeded = !fresh.isEmpty && !fresh.contains(where: isApart)
         return open.filter { isFresh($0) || mayShare || isNeeded && isApart($0) }.max {
             (isApart($0) ? 1 : 0, isFresh($0) ? 1 : 0, $0.slabs, $1.disk)
                 < (isApart($1) ? 1 : 0, isFresh($1) ? 1 : 0, $1.slabs, $0.disk)

@@ -303,7 +303,9 @@ struct SlabGroups {
     }
 
     /// From here on what is written to the group goes to the slab, too. It lacks what is in use.
-    mutating func startReplacing(_ id: UInt32, at position: Int, with slab: GroupSlab, _ base: Base) {
+    mutating func startReplacing(
+        _ id: UInt32, at position: Int, with slab: GroupSlab, _ base: Base
+    ) {
         guard let group = self[id] else { return }
         precondition(replacement(of: id) == nil, "one slab of a group is replaced at a time")
         let used = (0..<group.grainCount).filter {

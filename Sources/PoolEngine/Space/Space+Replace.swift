@@ -85,8 +85,8 @@ extension Space {
         let (lineage, behind) = (lineage, Set(departed.disks.map(\.number)))
         let granted = try await atHome { pool async throws(PoolError) in
             let slab = try await pool.grantSlab(
-                lineage: lineage, for: record, at: position, avoiding: givenUp.union(behind), on: disk,
-                mayShare: mayShare)
+                lineage: lineage, for: record, at: position, avoiding: givenUp.union(behind),
+                on: disk, mayShare: mayShare)
             return (slab: slab, places: pool.places)
         }
         places = granted.places
@@ -274,7 +274,9 @@ extension Space {
         _ grain: UInt64, _ entry: GrainMap.Entry, _ blocks: Range<Int>
     ) async -> Bool {
         while true {
-            guard let held = await hold(grain, blocks: blocks, { self.mayRepair }) else { return false }
+            guard let held = await hold(grain, blocks: blocks, { self.mayRepair }) else {
+                return false
+            }
             defer { letGo(held) }
             // Moved, or trimmed: whatever took its place is written everywhere.
             guard map[grain] == entry, groups.isReplacing(entry) else { return true }

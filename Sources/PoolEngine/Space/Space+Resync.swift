@@ -60,8 +60,9 @@ extension Space {
             forget(copied, number)
             // A grain that was moved meanwhile is missed anew.
         } while hasMissed(number)
-        // The record names a slab there that nothing was copied to, until it names the old one again.
-        if groups.replacements.contains(where: { $0.base.disk == number && $0.isWritten }) { return }
+        // A record may name a slab there that nothing was copied to, until it names the old one.
+        let isNamed = groups.replacements.contains { $0.base.disk == number && $0.isWritten }
+        guard !isNamed else { return }
         let lineage = self.lineage
         do throws(PoolError) {
             try await atHome { pool async throws(PoolError) in
