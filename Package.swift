@@ -38,7 +38,7 @@ let package = Package(
         // What is on the disks: every durable structure, its bytes and its invariants.
         .target(name: "PoolFormat", dependencies: ["CISAL"], swiftSettings: settings),
         // What happens to it: no clock, socket, file, randomness or global inside.
-        .target(name: "PoolEngine", dependencies: ["PoolFormat"], swiftSettings: settings),
+        .target(name: "PoolEngine", dependencies: ["CISAL", "PoolFormat"], swiftSettings: settings),
         // A model of disks, time and clients around the same engine.
         .target(name: "PoolSimulator", dependencies: ["PoolEngine", "PoolFormat"], swiftSettings: settings),
         // The engine's seam over real disks and sockets: io_uring, or Linux AIO and epoll.
