@@ -194,7 +194,6 @@ extension ControlFailure {
         let kind: Kind =
             switch error {
             case .stopped: .unavailable
-            case .notInThisVersion: .notInThisVersion
             case .nameUnknown: .notFound
             case .ioError, .unreadable, .writeFailed, .damaged, .noQuorum, .claimRefused: .failed
             default: .refused

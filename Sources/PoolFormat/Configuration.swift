@@ -130,7 +130,7 @@ public enum DiskState: UInt8, Sendable, CaseIterable {
 
 public enum ResiliencyKind: UInt8, Sendable, CaseIterable {
     case simple = 1, mirror2, mirror3, parity1, parity2
-    /// Copies of each byte of a simple or mirror space.
+    /// Copies of each byte.
     public var copies: Int {
         switch self {
         case .simple: 1
@@ -138,6 +138,19 @@ public enum ResiliencyKind: UInt8, Sendable, CaseIterable {
         case .mirror3: 3
         case .parity1, .parity2: 1
         }
+    }
+    /// Columns of a slab group that hold parity.
+    public var parityColumns: Int {
+        switch self {
+        case .simple, .mirror2, .mirror3: 0
+        case .parity1: 1
+        case .parity2: 2
+        }
+    }
+    public var isParity: Bool { parityColumns > 0 }
+    /// Fewer do not do.
+    public var leastDisks: Int {
+        isParity ? Units.parityDataColumns.lowerBound + parityColumns : copies
     }
     /// Disks that may be lost.
     public var tolerance: Int {
@@ -156,7 +169,7 @@ public struct SpaceRecord: Hashable, Sendable {
     public var sizeBytes: UInt64
     public var resiliency: ResiliencyKind
     public var copies: UInt8
-    /// Data columns as asked for; 0 means chosen per slab group.
+    /// Columns as asked for, those of a parity's own included; 0 means chosen per slab group.
     public var columns: UInt16
     public var interleaveBytes: UInt32
     public var flags: SpaceFlags

@@ -12,9 +12,11 @@
 ///
 /// Invariants:
 /// 1. A free record is all zero (a layout is never 0).
-/// 2. slabs = columns x copies, column-major, at most 60; copies are those of the layout.
-/// 3. Slab (column c, copy k) is granted in its disk's slab table to this lineage, this group and
-///    position c x copies + k, with this generation.
+/// 2. slabs = columns x copies, column-major, at most 60; copies are those of the layout. Those of a
+///    parity are 2 to 16 columns of data and one or two more, its unit and the other fields what
+///    ``GroupRecord`` says.
+/// 3. The slab at position p (column c, copy k: c x copies + k) is granted in its disk's slab table to
+///    this lineage, this group and position p, with this generation.
 ///
 /// Write order: slabs granted in every slab table and flushed, then the journal record, then use;
 /// the other way about when the group goes.
@@ -71,12 +73,28 @@ extension GroupRecord {
         guard Int(copies) == layout.copies else {
             throw .outOfRange(structure, field: "number of copies", value: UInt64(copies))
         }
-        guard slabs.count == Int(columns) * Int(copies) else {
+        guard slabs.count == Int(columns) * Int(copies) + layout.parityColumns else {
             throw .outOfRange(structure, field: "number of columns", value: UInt64(columns))
         }
+        if layout.isParity { try validateParity(structure) }
         guard unitBytes > 0, unitBytes % UInt32(Units.blockBytes) == 0,
             unitBytes <= UInt32(Units.grainBytes)
         else { throw .outOfRange(structure, field: "unit size", value: UInt64(unitBytes)) }
+    }
+
+    private func validateParity(_ structure: Structure) throws(FormatError) {
+        guard Units.parityDataColumns.contains(Int(columns)) else {
+            throw .outOfRange(structure, field: "number of columns", value: UInt64(columns))
+        }
+        guard Int(unitBytes) == Self.parityUnitBytes(dataColumns: Int(columns)) else {
+            throw .outOfRange(structure, field: "unit size", value: UInt64(unitBytes))
+        }
+        guard rotation == Self.parityRotation else {
+            throw .outOfRange(structure, field: "rotation", value: UInt64(rotation))
+        }
+        guard parityGenerator == Self.parityPolynomial else {
+            throw .outOfRange(structure, field: "parity generator", value: UInt64(parityGenerator))
+        }
     }
 
     /// Writes ``encodedBytes`` bytes of a valid record.

@@ -1,7 +1,7 @@
 /// The number in a record's first byte. 64 and above: redo, cached data, invalidation.
 enum RecordKind: UInt8, CaseIterable {
     case map = 1, unmap, values, mark, clean, groupAdded, groupRemoved, pieceGranted, activation
-    case move = 10, pieceReleased, missed, caughtUp
+    case move = 10, pieceReleased, missed, caughtUp, rewrite
 }
 
 extension JournalRecord {
@@ -10,6 +10,7 @@ extension JournalRecord {
     static let numberBytes = 16
     static let valuesHeadBytes = 16
     static let valueBytes = 8
+    static let blockBitsBytes = Units.blocksPerGrain / 8
     static let grainLimit = Units.maximumSpaceBytes / UInt64(Units.grainBytes)
     static let blockLimit = Units.maximumSpaceBytes / UInt64(Units.blockBytes)
     static let regionLimit = grainLimit / UInt64(Units.grainsPerRegion)
@@ -23,7 +24,12 @@ extension JournalRecord {
         case .groupAdded(let group): Self.headBytes + group.encodedBytes
         case .groupRemoved, .pieceReleased, .caughtUp: Self.headBytes
         case .pieceGranted: Self.headBytes + DirectoryPage.entryBytes
+        case .rewrite(_, _, let rewritten): Self.rewriteBytes(blocks: rewritten.count)
         }
+    }
+
+    static func rewriteBytes(blocks: Int) -> Int {
+        mapBytes + blockBitsBytes + blocks * valueBytes
     }
 
     /// Writes ``encodedBytes`` bytes. A record that breaks an invariant is a programmer's error.
@@ -70,6 +76,23 @@ extension JournalRecord {
         case .caughtUp:
             Self.encodeHead(.caughtUp, encodedBytes, into: &writer)
             writer.u32(0)
+        case .rewrite(let grain, let entry, let rewritten):
+            Self.encodeRewrite(grain, entry, rewritten, into: &writer)
+        }
+    }
+
+    private static func encodeRewrite(
+        _ grain: UInt64, _ entry: MapEntry, _ rewritten: RewrittenBlocks,
+        into writer: inout ByteWriter
+    ) {
+        encodeHead(.rewrite, rewriteBytes(blocks: rewritten.count), into: &writer)
+        encodePlace(grain, entry, count: rewritten.count, into: &writer)
+        var bits = Array(repeating: UInt64(0), count: blockBitsBytes / 8)
+        for block in rewritten.blocks { bits[Int(block) / 64] |= 1 << UInt64(block % 64) }
+        for word in bits { writer.u64(word) }
+        for change in rewritten.changes {
+            writer.u32(change.old)
+            writer.u32(change.new)
         }
     }
 
@@ -94,13 +117,20 @@ extension JournalRecord {
     static func encodeMap(
         _ kind: RecordKind, grain: UInt64, entry: MapEntry, into writer: inout ByteWriter
     ) {
+        encodeHead(kind, mapBytes, into: &writer)
+        encodePlace(grain, entry, count: 0, into: &writer)
+    }
+
+    private static func encodePlace(
+        _ grain: UInt64, _ entry: MapEntry, count: Int, into writer: inout ByteWriter
+    ) {
         precondition(grain < grainLimit && entry.physicalGrain < MapPage.physicalGrainLimit)
         precondition(entry.state == .mapped)
-        encodeHead(kind, mapBytes, into: &writer)
         writer.u32(entry.group)
         writer.u64(grain)
         writer.u32(UInt32(entry.state.rawValue) << 24 | entry.physicalGrain)
-        writer.u32(0)
+        writer.u16(UInt16(count))
+        writer.u16(0)
         writer.u64(entry.birth)
     }
 
@@ -171,6 +201,8 @@ extension JournalRecord {
         case .caughtUp:
             try reader.reserved(4)
             record = .caughtUp
+        case .rewrite:
+            record = try decodeRewrite(from: &reader)
         }
         try reader.finish()
         return record
@@ -190,6 +222,36 @@ extension JournalRecord {
     private static func decodeMap(
         from reader: inout ByteReader
     ) throws(FormatError) -> (grain: UInt64, entry: MapEntry) {
+        let (grain, entry, count) = try decodePlace(from: &reader)
+        guard count == 0 else {
+            throw .outOfRange(.journalBatch, field: "number of values", value: UInt64(count))
+        }
+        return (grain, entry)
+    }
+
+    private static func decodeRewrite(
+        from reader: inout ByteReader
+    ) throws(FormatError) -> JournalRecord {
+        let (grain, entry, count) = try decodePlace(from: &reader)
+        var blocks: [Int] = []
+        for word in 0..<blockBitsBytes / 8 {
+            let bits = try reader.u64()
+            for bit in 0..<64 where bits >> UInt64(bit) & 1 == 1 { blocks.append(word * 64 + bit) }
+        }
+        guard blocks.count == count else {
+            throw .outOfRange(.journalBatch, field: "number of values", value: UInt64(count))
+        }
+        var rewritten = RewrittenBlocks()
+        for block in blocks {
+            let old = try reader.u32()
+            rewritten.append(block, ValueChange(old: old, new: try reader.u32()))
+        }
+        return .rewrite(grain: grain, entry: entry, rewritten)
+    }
+
+    private static func decodePlace(
+        from reader: inout ByteReader
+    ) throws(FormatError) -> (grain: UInt64, entry: MapEntry, count: Int) {
         let group = try reader.u32()
         let grain = try reader.u64()
         guard grain < grainLimit else {
@@ -199,11 +261,12 @@ extension JournalRecord {
         guard packed >> 24 == UInt32(GrainState.mapped.rawValue) else {
             throw .outOfRange(.journalBatch, field: "grain state", value: UInt64(packed >> 24))
         }
-        try reader.reserved(4)
+        let count = Int(try reader.u16())
+        try reader.reserved(2)
         let entry = MapEntry(
             group: group, physicalGrain: packed & 0xff_ffff, state: .mapped,
             birth: try reader.u64())
-        return (grain, entry)
+        return (grain, entry, count)
     }
 
     private static func decodeValues(

@@ -14,11 +14,14 @@
 ///     piece-:   | 11 0 8    | slot 4      |
 ///     missed:   | 12 0 16   | zero 4      | region 8 |
 ///     caught up:| 13 0 8    | zero 4      |
+///     rewrite:  | 14 0 64+8n| group 4     | grain 8 | phys. grain 3, state 1 | n 2, zero 2 | birth 8 |
+///               | a bit for each block 32 | n times: old 4, new 4 |
 ///
 /// Invariants:
 /// 1. A record holds absolute values: replaying it twice is replaying it once.
 /// 2. `values` stays within one grain; a `map` record has made its blocks UNWRITTEN before it, a
-///    `move` record has left them as they were.
+///    `move` record has left them as they were. A `rewrite` is a move and the values of the blocks
+///    whose bits are set, both or neither: what lies in the new place has those.
 /// 3. Grain, block and region numbers are those of a space of at most 2^60 bytes, so arithmetic on
 ///    them cannot overflow; whether they are inside this space is the reader's to check.
 public enum JournalRecord: Hashable, Sendable {
@@ -44,6 +47,34 @@ public enum JournalRecord: Hashable, Sendable {
     case missed(region: UInt64)
     /// No disk is away any more, and none lacks anything of any region.
     case caughtUp
+    /// The grain lies elsewhere now, where some of its blocks have new values.
+    case rewrite(grain: UInt64, entry: MapEntry, RewrittenBlocks)
+}
+
+/// Blocks of one grain, ascending, each with its values.
+public struct RewrittenBlocks: Hashable, Sendable {
+    public private(set) var blocks: [UInt8] = []
+    public private(set) var changes: [ValueChange] = []
+
+    public init() {}
+
+    /// - Parameter block: within the grain, behind all that are there.
+    public mutating func append(_ block: Int, _ change: ValueChange) {
+        precondition(block < Units.blocksPerGrain && block > blocks.last.map { Int($0) } ?? -1)
+        blocks.append(UInt8(block))
+        changes.append(change)
+    }
+
+    public var count: Int { blocks.count }
+
+    /// The same blocks with other new values.
+    public func mapValues(_ new: (_ block: Int, ValueChange) -> UInt32) -> RewrittenBlocks {
+        var mapped = self
+        for position in changes.indices {
+            mapped.changes[position].new = new(Int(blocks[position]), changes[position])
+        }
+        return mapped
+    }
 }
 
 public struct ValueChange: Hashable, Sendable {

@@ -187,6 +187,10 @@ public struct RestartLog {
             recordBytes: JournalRecord.valuesHeadBytes + blocks * JournalRecord.valueBytes)
     }
 
+    public static func rewriteEntryBytes(blocks: Int) -> Int {
+        entryBytes(recordBytes: JournalRecord.rewriteBytes(blocks: blocks))
+    }
+
     public var capacityBytes: Int { unsafe bytes.count - Self.headerBytes }
 
     /// Appends the `count` bytes of record that `write` writes. False: there is no room, and nothing

@@ -87,14 +87,17 @@ public struct GroupRecord: Hashable, Sendable {
     public var layout: ResiliencyKind
     public var mediaClass: MediaClass
     public var copies: UInt8
+    /// Those of data.
     public var columns: UInt16
     /// Interleave of a simple or mirror group; the column unit of a parity group. Bytes.
     public var unitBytes: UInt32
-    /// Room for parity: rotation of the first stripe and the generator matrix's kind.
+    /// Of a parity group: slabs by which each grain starts farther right than the one before it, and
+    /// the polynomial of the field in which Q is the sum of 2^c x data column c. 0 elsewhere.
     public var rotation: UInt32
     public var parityGenerator: UInt32
     public var birth: UInt64
-    /// columns x copies, column-major: slab of (column c, copy k) at c x copies + k.
+    /// columns x copies, column-major: slab of (column c, copy k) at c x copies + k. Of a parity group
+    /// columns + parities: column c of grain g (P and Q are the last) at (c + g) % their number.
     public var slabs: [GroupSlab]
 
     public init(
@@ -112,6 +115,18 @@ public struct GroupRecord: Hashable, Sendable {
         self.parityGenerator = parityGenerator
         self.birth = birth
         self.slabs = slabs
+    }
+}
+
+extension GroupRecord {
+    /// Of a parity group.
+    public static let parityRotation: UInt32 = 1
+    public static let parityPolynomial: UInt32 = 0x11d
+
+    /// What a grain takes of each slab of a parity group: its data columns share it, in whole blocks,
+    /// the last has what is left.
+    public static func parityUnitBytes(dataColumns: Int) -> Int {
+        (Units.blocksPerGrain + dataColumns - 1) / dataColumns * Units.blockBytes
     }
 }
 

@@ -24,8 +24,11 @@ public enum Units {
     /// Shortest run of a grain on one column of a simple or mirror space: a request's legs, at most
     /// 65 on each of 3 copies, are numbered in 8 bits.
     public static let minimumInterleaveBytes = 16 << 10
-    /// Most slabs (columns x copies) of a slab group.
+    /// Most slabs (columns x copies, or columns + parities) of a slab group.
     public static let maximumGroupSlabs = 60
+    /// Data columns of a parity group: fewer would be a mirror, with more the last would be short of
+    /// blocks.
+    public static let parityDataColumns = 2...16
 }
 
 /// A disk's number within its pool: the configuration hands it out and never reuses it.

@@ -82,7 +82,7 @@ extension Specimen {
             .map(grain: 9, entry: entry),
             .values(firstBlock: 9 * 256, changes: [ValueChange(old: 0, new: 7)]),
             .unmap(grain: 8), .move(grain: 7, entry: entry), .pieceReleased(slot: 3),
-            .groupRemoved(id: 4), .activation(epoch: 3),
+            .groupRemoved(id: 4), .activation(epoch: 3), .rewrite(grain: 7, entry: entry, rewritten),
         ]
         for record in records { precondition(log.append(record)) }
         return image.content

@@ -30,7 +30,7 @@ final class HostilePool {
     private var changed: [Blocks] = Array(repeating: [:], count: diskCount)
     private var witnessLeft: ConfigurationVersion?
     private var witness: ConfigurationVersion?
-    private let arena = BufferArena(counts: [64, 16, 4, 12])
+    private let arena = BufferArena(counts: [64, 16, 4, 16])
     private var engine: Engine
     private var nowNs: UInt64 = 0
     private var replies: [UInt64: SpaceReply] = [:]

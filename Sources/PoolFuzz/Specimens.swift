@@ -138,6 +138,13 @@ extension Specimen {
         }
     }
 
+    static let rewritten: RewrittenBlocks = {
+        var blocks = RewrittenBlocks()
+        blocks.append(0, ValueChange(old: 0, new: 7))
+        blocks.append(255, ValueChange(old: 2, new: 1))
+        return blocks
+    }()
+
     static let records: [JournalRecord] = [
         .activation(epoch: 2), .pieceGranted(slot: 1, directoryEntry), .groupAdded(group),
         .map(grain: 1, entry: mapped), .mark(region: 0),
@@ -145,6 +152,7 @@ extension Specimen {
             firstBlock: 510, changes: [ValueChange(old: 0, new: 5), ValueChange(old: 1, new: 6)]),
         .clean(region: 0), .unmap(grain: 1), .groupRemoved(id: 1),
         .move(grain: 1, entry: mapped), .pieceReleased(slot: 1), .missed(region: 0), .caughtUp,
+        .rewrite(grain: 1, entry: mapped, rewritten),
     ]
 
     static let batchHeader = BatchHeader(

@@ -118,20 +118,28 @@ extension SeedRun {
     }
 
     private func shape() -> SpaceShape {
-        let mirrored = isFaulty || isAiling || random.chance(65)
         let disks = site.members.count
-        let kind: ResiliencyKind =
-            mirrored ? (disks >= 3 && random.chance(30) ? .mirror3 : .mirror2) : .simple
-        let widest = disks / kind.copies
+        let kind = resiliency(onDisks: disks)
+        let widest = kind.isParity ? min(disks, 18) : disks / kind.copies
+        // One column: a large space is more than one slab group then. Of a parity 0 stays 0.
+        let least = kind.isParity ? 2 + kind.parityColumns : 1
+        let columns = random.below(widest + 1)
         let grains = random.pick([4, 16, 40, 300])
         return SpaceShape(
             sizeBytes: UInt64(grains + random.below(4)) << 20,
             resiliency: kind,
-            // One column: a large space is more than one slab group then.
-            columns: grains == 300 ? 1 : UInt16(random.below(widest + 1)),
+            columns: grains == 300 && !kind.isParity ? 1 : UInt16(columns < least ? 0 : columns),
             interleaveBytes: random.pick([64 << 10, 256 << 10, 1 << 20]),
             checksums: isSilent || isBeyond || random.chance(70),
             whenFull: random.chance(50) ? .enospc : .wait,
             isFixed: grains < 300 && random.chance(15))
+    }
+
+    private func resiliency(onDisks disks: Int) -> ResiliencyKind {
+        guard isFaulty || isAiling || random.chance(65) else { return .simple }
+        var kinds: [ResiliencyKind] = [.mirror2, .mirror2]
+        if disks >= 3 { kinds += [.mirror3, .parity1] }
+        if disks >= 4 { kinds.append(.parity2) }
+        return random.pick(kinds)
     }
 }

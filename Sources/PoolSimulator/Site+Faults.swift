@@ -128,7 +128,7 @@ extension Site {
 
     /// How many disks every space can do without.
     var tolerance: Int {
-        (clients.spaces.map { $0.parameters.resiliency.copies }.min() ?? 1) - 1
+        clients.spaces.map { $0.parameters.resiliency.tolerance }.min() ?? 0
     }
 
     private func isRefused(_ index: Int, _ number: DiskNumber) -> Bool {

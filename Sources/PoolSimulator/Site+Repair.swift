@@ -93,7 +93,7 @@ extension Site {
     private func slabs(of index: Int) -> [Range<UInt64>] {
         guard let pool, let number = number(of: index) else { return [] }
         return pool.configuration.spaces.flatMap { record in
-            pool.groups(ofSpace: record.name).filter { $0.copies > 1 }.flatMap { group in
+            pool.groups(ofSpace: record.name).filter { $0.layout.tolerance > 0 }.flatMap { group in
                 group.slabs.filter { $0.address.disk == number }.compactMap { slab in
                     let layout = try? DiskLayout(diskBytes: machine.disks[index].fullSizeBytes)
                     return layout.map {

@@ -47,7 +47,7 @@ public struct Workload: Sendable {
 
     public static let all: [Workload] =
         writes + zeroes + metadata + pools + room + departures + leaving + away + returns + healing
-        + strangers + stalls
+        + strangers + stalls + parity
 
     /// Device operations of a schedule: with fewer there is hardly anything to cut.
     public static let fewestOperations = 30
@@ -117,7 +117,8 @@ final class Stage {
         checksums: Bool = true, whenFull: WhenFull = .enospc, isFixed: Bool = false
     ) -> SpaceShape {
         SpaceShape(
-            sizeBytes: UInt64(grains) << 20, resiliency: resiliency, columns: columns,
+            sizeBytes: UInt64(grains) << 20, resiliency: resiliency,
+            columns: resiliency.isParity ? 0 : columns,
             interleaveBytes: 64 << 10, checksums: checksums, whenFull: whenFull,
             isFixed: isFixed)
     }

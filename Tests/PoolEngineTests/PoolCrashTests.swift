@@ -100,7 +100,7 @@ import Testing
                 for id in UInt32(0)..<14 {
                     groups.append(
                         try await pool.grantGroup(
-                            lineage: lineage, id: id, layout: .mirror2, copies: 2, columns: 1,
+                            lineage: lineage, id: id, layout: .mirror2, columns: 1,
                             unitBytes: 256 << 10))
                 }
                 let pieces = try await pool.grantPieces(
@@ -114,7 +114,7 @@ import Testing
     @Test func grantsSurviveAndOthersAreUntouched() throws {
         try PoolWorld.atEveryCut([6144, 6144], prepare: granted) { state, _ throws(PoolError) in
             _ = try await state.pool.grantGroup(
-                lineage: state.lineage, id: 14, layout: .mirror2, copies: 2, columns: 1,
+                lineage: state.lineage, id: 14, layout: .mirror2, columns: 1,
                 unitBytes: 256 << 10)
             _ = try await state.pool.grantPieces(
                 lineage: state.lineage, kind: .map, firstIndex: 2, count: 254,

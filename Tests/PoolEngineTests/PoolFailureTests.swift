@@ -10,7 +10,7 @@ import Testing
     ) -> Result<GroupRecord, PoolError>? {
         world.run { _ throws(PoolError) in
             try await pool.grantGroup(
-                lineage: Lineage(9), id: 0, layout: .mirror2, copies: copies, columns: 1,
+                lineage: Lineage(9), id: 0, layout: copies == 1 ? .simple : .mirror2, columns: 1,
                 unitBytes: 256 << 10)
         }
     }

@@ -131,7 +131,7 @@ import Testing
             _ = try #require(
                 world.run { _ throws(PoolError) in
                     try await pool.grantGroup(
-                        lineage: Lineage(99), id: 0, layout: .simple, copies: 1, columns: 1,
+                        lineage: Lineage(99), id: 0, layout: .simple, columns: 1,
                         unitBytes: 256 << 10)
                 }
             ).get()
@@ -161,7 +161,7 @@ import Testing
             try #require(
                 world.run { _ throws(PoolError) in
                     try await pool.grantGroup(
-                        lineage: Lineage(9), id: id, layout: .mirror2, copies: 2, columns: 1,
+                        lineage: Lineage(9), id: id, layout: .mirror2, columns: 1,
                         unitBytes: 256 << 10)
                 }
             ).get()

@@ -9,7 +9,7 @@ import Testing
     ) -> Result<GroupRecord, PoolError>? {
         world.run { _ throws(PoolError) in
             try await pool.grantGroup(
-                lineage: Lineage(9), id: id, layout: .mirror2, copies: copies, columns: columns,
+                lineage: Lineage(9), id: id, layout: copies == 1 ? .simple : .mirror2, columns: columns,
                 unitBytes: 256 << 10)
         }
     }
@@ -251,9 +251,16 @@ import Testing
             create { $0.sizeBytes = .max }
                 == .sizeTooLarge(bytes: .max, limit: Units.maximumSpaceBytes))
         #expect(create { $0.name = "" } == .badSpaceName(""))
-        #expect(create { $0.resiliency = .parity1 } == .notInThisVersion(.parity1))
+        let fewForParity = PoolError.tooFewDisks(
+            resiliency: .parity1, columns: 3, needed: 3, present: 2)
+        #expect(create { $0.resiliency = .parity1 } == fewForParity)
+        #expect(
+            create {
+                $0.resiliency = .parity2
+                $0.columns = 3
+            } == .badColumns(columns: 3, allowed: 4...18))
         #expect(create { $0.interleaveBytes = 5000 } == .badInterleave(bytes: 5000))
-        #expect(create { $0.columns = -1 } == .tooManyColumns(columns: -1, limit: 30))
+        #expect(create { $0.columns = -1 } == .badColumns(columns: -1, allowed: 1...30))
         #expect(pool.configuration.spaces.isEmpty)
         let unknown = world.run { _ throws(PoolError) in try await pool.destroySpace("b") }
         #expect(unknown?.error == .nameUnknown("b"))

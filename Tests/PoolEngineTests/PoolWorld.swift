@@ -43,7 +43,7 @@ final class PoolWorld {
         (limits.repairMovers, limits.repairGroups) = (4, 2)
         return (0..<shards).map {
             Engine(
-                arena: BufferArena(counts: [64, 16, 4, 12]), limits: limits, shard: $0,
+                arena: BufferArena(counts: [64, 16, 4, 16]), limits: limits, shard: $0,
                 shardCount: shards)
         }
     }

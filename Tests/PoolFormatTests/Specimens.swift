@@ -113,6 +113,13 @@ enum Sample {
                 generation: 0x9a00 + UInt64($0))
         })
 
+    static let rewritten: RewrittenBlocks = {
+        var blocks = RewrittenBlocks()
+        blocks.append(0x41, ValueChange(old: 0x1020_3040, new: 0x5060_7080))
+        blocks.append(255, ValueChange(old: 0, new: 1))
+        return blocks
+    }()
+
     static let records: [JournalRecord] = [
         .activation(epoch: epoch),
         .pieceGranted(slot: 0x1f2f, directoryEntries[0]!),
@@ -129,14 +136,16 @@ enum Sample {
         .pieceReleased(slot: 0x1f2e),
         .missed(region: 0x5f6d),
         .caughtUp,
+        .rewrite(grain: 0x3f4c, entry: mapEntries[0]!, rewritten),
     ]
 
     /// `recordBytes` and `recordCount` are those of `records`.
     static let batchHeader = BatchHeader(
         lineage: lineage, epoch: epoch, sequence: sequence, previousChecksum: 0x1b2b_3b4b,
         confirmedSequence: 0x5b6b, tailSequence: 0x7b8b, tailBlock: 0x9bab,
-        recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8 + 32 + 8 + 16 + 8,
-        recordCount: 13)
+        recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8 + 32 + 8 + 16 + 8
+            + (64 + 2 * 8),
+        recordCount: 14)
 }
 
 extension Specimen {

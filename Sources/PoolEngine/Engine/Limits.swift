@@ -63,6 +63,8 @@ public struct Limits: Sendable {
     public var scratchPages = 256
     public var scratchPairs = 128
     public var scratchGrains = 12
+    /// And two of 1 MiB each for stripes that are solved.
+    public var scratchStripes = 2
 
     public init() {}
 
@@ -91,7 +93,8 @@ public struct Limits: Sendable {
             bothBlocks + bothBlocks / 2 + 3 * Journal.batchBlocks
                 <= journalPieces * Journal.blocksPerPiece / 2)
         precondition(restartLogBytes >= 16 << 10 && restartLogBytes % Units.blockBytes == 0)
-        precondition(scratchPages >= 16 && scratchPairs >= 4 && scratchGrains >= 6)
+        precondition(scratchPages >= 16 && scratchPairs >= 4 && scratchGrains >= 6
+                && scratchStripes >= 1)
         precondition(parkedWrites >= 0 && parkedBytes >= 0)
         precondition(hedgeAfterNs >= 2 && (0...100).contains(hedgePercent) && lateNs > 0)
         precondition(compactBatch >= 1 && compactScan >= 1)

@@ -134,6 +134,24 @@ public enum Mutant: String, CaseIterable, Sendable {
     case keepOlderRoot
     /// A slab group without grains is forgotten, and its slabs with it.
     case groupLeaks
+    /// A write to a parity grain keeps others from its blocks only, not from the grain.
+    case stripeShared
+    /// The new stripe of a grain is not flushed before the map names it.
+    case rewriteUnflushed
+    /// The old stripe of a grain is free before the record of the new one is durable.
+    case stripeFreedEarly
+    /// A disk that leaves while a stripe is written lacks nothing of it.
+    case stripeIgnoresDeparture
+    /// Bytes of a parity grain are not compared with their values.
+    case stripeUnverified
+    /// The last free grain of a parity space goes to a grain that is not mapped.
+    case takeLastStripe
+    /// A disk that has come back gets the columns of data that it lacks, not those of parity.
+    case resyncSkipsParity
+    /// A scrub does not look at parities.
+    case scrubKeepsParity
+    /// Columns are used that were written without their disk.
+    case solveFromStale
 
     /// Whether it does harm only in a crash; the others show in what clients see, or in the
     /// books, while everything runs.
@@ -147,7 +165,8 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed,
             .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
-            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay:
+            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
+            .stripeFreedEarly:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
@@ -155,7 +174,9 @@ public enum Mutant: String, CaseIterable, Sendable {
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
             .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
-            .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords:
+            .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords,
+            .stripeShared, .stripeIgnoresDeparture, .stripeUnverified, .takeLastStripe,
+            .resyncSkipsParity, .scrubKeepsParity, .solveFromStale:
             false
         }
     }

@@ -10,6 +10,9 @@ final class ScratchBuffers: @unchecked Sendable {
     private var pages: [Int] = []
     private var pairs: [Int] = []
     private var grains: [Int] = []
+    /// Two of 1 MiB each, for a stripe: whoever holds one waits for nothing but devices, so that others
+    /// may wait for one and hold what they like.
+    private var stripes: [(data: Int, parity: Int)] = []
     /// For writing a configuration: whoever waits for a failed disk to be recorded may hold any other.
     private var configurations: [Int]
     private var given: Signal?
@@ -31,11 +34,18 @@ final class ScratchBuffers: @unchecked Sendable {
             grains.append(grain)
         }
         // One buffer is never in the lists: it is what a stopped engine's slow paths scribble on.
+        for _ in 0..<limits.scratchStripes {
+            guard let data = arena.take(bytes: Units.grainBytes),
+                let parity = arena.take(bytes: Units.grainBytes)
+            else { break }
+            stripes.append((data, parity))
+        }
         let spare = grains.popLast()
         afterStop = spare ?? 0
         configurations = arena.take(bytes: Units.grainBytes).map { [$0] } ?? []
         precondition(
             pages.count == limits.scratchPages && pairs.count == limits.scratchPairs
+                && stripes.count == limits.scratchStripes
                 && grains.count == limits.scratchGrains - 1 && !configurations.isEmpty,
             "the arena is smaller than the engine's own buffers")
     }
@@ -83,6 +93,20 @@ final class ScratchBuffers: @unchecked Sendable {
             }
             await given.wait()
         }
+    }
+
+    func takeStripe() async -> (data: Int, parity: Int) {
+        while true {
+            if let buffers = stripes.popLast() { return buffers }
+            guard let engine, !engine.isStopped, let given else { return (afterStop, afterStop) }
+            await given.wait()
+        }
+    }
+
+    func giveStripe(_ data: Int, _ parity: Int) {
+        if data == afterStop { return }
+        stripes.append((data, parity))
+        given?.fire()
     }
 
     private func tryTake(bytes: Int) -> Int? {

@@ -123,6 +123,8 @@ extension Space {
         var grains: [GrainMap.Entry] = []
         /// A block leaves UNWRITTEN.
         var makesReadable = false
+        /// Of grains that lie in another stripe, the blocks that have new values there.
+        var rewritten: [UInt64: RewrittenBlocks] = [:]
     }
 
     private func capture() -> CapturedValues {
@@ -147,7 +149,22 @@ extension Space {
             values.blocks.append(value)
         }
         values.grains = committing.grains.keys.map { map[$0] }
+        if isParity {
+            for grain in committing.moved { values.rewritten[grain] = rewrittenBlocks(grain) }
+        }
         return values
+    }
+
+    private func rewrittenBlocks(_ grain: UInt64) -> RewrittenBlocks {
+        var rewritten = RewrittenBlocks()
+        let first = grain * UInt64(Units.blocksPerGrain)
+        for block in 0..<Units.blocksPerGrain {
+            let key = first + UInt64(block)
+            guard let old = committing.blocks.old(key) else { continue }
+            let change = ValueChange(old: UInt32(old), new: currentValue(ofBlock: key))
+            rewritten.append(block, change)
+        }
+        return rewritten
     }
 
     private func currentValue(ofBlock key: UInt64) -> UInt32 {
@@ -193,10 +210,10 @@ extension Space {
     ///   the others have left is durable too.
     func flush(_ devices: DeviceSet) async -> Bool {
         let io = IOBatch(engine)
-        devices.forEach { if copies == 1 || !engine.failedDevices.contains($0) { io.flush($0) } }
+        devices.forEach { if !isRedundant || !engine.failedDevices.contains($0) { io.flush($0) } }
         if await !io.run(), !Mutant.isActive(.ignoreFailedFlush) {
             await failDevices(io.devices(with: .ioError), during: "flush")
-            if copies == 1 { return false }
+            if !isRedundant { return false }
         }
         return await departuresAreDurable()
     }
@@ -245,7 +262,7 @@ extension Space {
     /// - Returns: whether the space goes on: some copy was written.
     func goOn(without io: IOBatch, during what: String) async -> Bool {
         await failDevices(io.devices(with: .ioError), during: what)
-        return copies > 1 ? await departuresAreDurable() && hasMetadata : false
+        return isRedundant ? await departuresAreDurable() && hasMetadata : false
     }
 
     /// How far the encoding of a commit has come.
@@ -275,7 +292,7 @@ extension Space {
             let grain = committing.grains.keys[cursor.grains]
             let entry = values.grains[cursor.grains]
             if grain != PendingTable.removed {
-                guard encode(grain, entry, into: &writer) else { return false }
+                guard encode(grain, entry, values, into: &writer) else { return false }
             }
             cursor.grains += 1
         }
@@ -290,9 +307,13 @@ extension Space {
     }
 
     private func encode(
-        _ grain: UInt64, _ entry: GrainMap.Entry, into writer: inout BatchWriter
+        _ grain: UInt64, _ entry: GrainMap.Entry, _ values: CapturedValues,
+        into writer: inout BatchWriter
     ) -> Bool {
         guard entry.isMapped else { return writer.appendUnmap(grain: grain) }
+        if let rewritten = values.rewritten[grain], rewritten.count > 0 {
+            return writer.append(.rewrite(grain: grain, entry: entry.durable, rewritten))
+        }
         return committing.moved.contains(grain) && !Mutant.isActive(.moveForgetsValues)
             ? writer.appendMove(grain: grain, entry: entry.durable)
             : writer.appendMap(grain: grain, entry: entry.durable)
@@ -304,7 +325,10 @@ extension Space {
     ) -> Bool {
         let keys = committing.blocks.keys
         let first = keys[cursor.blocks]
-        if first == PendingTable.removed {
+        let isInRewrite =
+            !values.rewritten.isEmpty
+            && values.rewritten[first / UInt64(Units.blocksPerGrain)] != nil
+        if first == PendingTable.removed || isInRewrite {
             cursor.blocks += 1
             return true
         }

@@ -255,7 +255,7 @@ extension Space {
         let dirtyPages = (regions.count + DirtyPage.regionsPerPage - 1) / DirtyPage.regionsPerPage
         for page in stride(from: 0, to: dirtyPages, by: MetadataPage.pagesPerPiece) {
             try await ensurePiece(.dirty, page: UInt32(page))
-            if copies > 1 { try await ensurePiece(.missed, page: UInt32(page)) }
+            if isRedundant { try await ensurePiece(.missed, page: UInt32(page)) }
         }
         pending.records.append(.activation(epoch: epoch))
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }

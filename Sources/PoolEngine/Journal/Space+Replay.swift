@@ -77,7 +77,8 @@ extension Space {
                 pages.insert(UInt32(DirectoryPage.place(ofSlot: slot).page))
             case (.group, .groupAdded(let group)): pages.insert(GroupPage.index(ofGroup: group.id))
             case (.group, .groupRemoved(let id)): pages.insert(GroupPage.index(ofGroup: id))
-            case (.map, .map(let grain, _)), (.map, .move(let grain, _)), (.map, .unmap(let grain)):
+            case (.map, .map(let grain, _)), (.map, .move(let grain, _)), (.map, .unmap(let grain)),
+                (.map, .rewrite(let grain, _, _)):
                 pages.insert(MapPage.index(ofGrain: grain))
             case (.dirty, .mark(let region)), (.dirty, .clean(let region)),
                 (.missed, .missed(let region)):
@@ -206,12 +207,16 @@ extension Space {
 
     /// What the address arithmetic relies on.
     private func isUsable(_ record: GroupRecord, id: UInt32) -> Bool {
-        record.id == id && id < Self.groupLimit && Int(record.copies) == copies && record.columns > 0
-            && record.slabs.count == Int(record.columns) * copies
-            && Int(record.unitBytes) >= Units.minimumInterleaveBytes
+        guard record.id == id, id < Self.groupLimit, record.layout == resiliency,
+            Int(record.copies) == copies, record.columns > 0,
+            record.slabs.count == Int(record.columns) * copies + resiliency.parityColumns,
+            record.slabs.allSatisfy({ $0.isHole || places.contains($0.address) })
+        else { return false }
+        // Its decoder has looked at what else makes a stripe.
+        if isParity { return record.slabs.count { !$0.isHole } >= record.columns }
+        return Int(record.unitBytes) >= Units.minimumInterleaveBytes
             && record.unitBytes.nonzeroBitCount == 1
             && Int(record.unitBytes) <= Units.slabBytes
-            && record.slabs.allSatisfy { $0.isHole || places.contains($0.address) }
             && stride(from: 0, to: record.slabs.count, by: copies).allSatisfy { column in
                 record.slabs[column..<column + copies].contains { !$0.isHole }
             }
@@ -238,7 +243,8 @@ extension Space {
         for (sequence, record) in records {
             let change: (grain: UInt64, entry: GrainMap.Entry)
             switch record {
-            case .map(let grain, let entry), .move(let grain, let entry):
+            case .map(let grain, let entry), .move(let grain, let entry),
+                .rewrite(let grain, let entry, _):
                 change = (grain, GrainMap.Entry(entry))
             case .unmap(let grain): change = (grain, .unmapped)
             default: continue
@@ -376,21 +382,25 @@ extension Space {
                     sequence: sequence)
             case .values(let firstBlock, let changes):
                 for (position, change) in changes.enumerated() {
-                    let block = firstBlock + UInt64(position)
-                    let grain = block / UInt64(Units.blocksPerGrain)
-                    guard grain < UInt64(map.grainCount) else { continue }
-                    // Without its piece none of the page's grains is mapped any more.
-                    guard pieces.has(.checksum, page: ChecksumPage.index(ofGrain: grain)) else {
-                        continue
-                    }
-                    overlay.add(
-                        .value(block: block, change.new), page: ChecksumPage.index(ofGrain: grain),
-                        sequence: sequence)
+                    overlayValue(change.new, block: firstBlock + UInt64(position), sequence)
+                }
+            case .rewrite(let grain, _, let rewritten):
+                for (block, change) in zip(rewritten.blocks, rewritten.changes) {
+                    let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
+                    overlayValue(change.new, block: number, sequence)
                 }
             case .unmap, .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
                 .pieceReleased, .activation, .missed, .caughtUp:
                 continue
             }
         }
+    }
+
+    private func overlayValue(_ value: UInt32, block: UInt64, _ sequence: UInt64) {
+        let grain = block / UInt64(Units.blocksPerGrain)
+        let page = ChecksumPage.index(ofGrain: grain)
+        // Without its piece none of the page's grains is mapped any more.
+        guard grain < UInt64(map.grainCount), pieces.has(.checksum, page: page) else { return }
+        overlay.add(.value(block: block, value), page: page, sequence: sequence)
     }
 }

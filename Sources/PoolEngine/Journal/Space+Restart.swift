@@ -127,7 +127,8 @@ extension Space {
             switch record {
             case .values(let first, _):
                 lateMissed.insert(DirtyRegions.region(ofGrain: first / UInt64(Units.blocksPerGrain)))
-            case .move(let grain, _): lateMissed.insert(DirtyRegions.region(ofGrain: grain))
+            case .move(let grain, _), .rewrite(let grain, _, _):
+                lateMissed.insert(DirtyRegions.region(ofGrain: grain))
             case .map, .unmap, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
                 .pieceReleased, .activation, .missed, .caughtUp:
                 continue
@@ -161,6 +162,7 @@ extension Space {
         for (block, _) in fresh { found[block] = BlockValue.unwritten }
         // Without checksums nobody can tell.
         guard hasChecksums else { return (found, []) }
+        if isParity { return (try await findFreshStripes(fresh, found), []) }
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let atOnce = Units.pieceBytes / Units.blockBytes / copies
@@ -228,6 +230,15 @@ extension Space {
                     grains[grain, default: [:]][first + UInt64(position), default: unknown]
                         .take(change.new, isIntent: entry.isIntent)
                 }
+            case .rewrite(let grain, _, let rewritten):
+                // It was flushed; but what was fresh before, and may be lost, lies there, too.
+                guard grains[grain] != nil else { continue }
+                for (block, change) in zip(rewritten.blocks, rewritten.changes) {
+                    let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
+                    let unknown = FreshBlock(isFresh: change.old == BlockValue.unwritten)
+                    grains[grain, default: [:]][number, default: unknown]
+                        .take(change.new, isIntent: false)
+                }
             case .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted, .pieceReleased,
                 .activation, .missed, .caughtUp:
                 continue
@@ -265,11 +276,21 @@ extension JournalRecord {
 
     /// The record with another value of some blocks, where it writes them.
     fileprivate func with(_ found: [UInt64: UInt32]) -> JournalRecord {
-        guard case .values(let first, var changes) = self else { return self }
-        for position in changes.indices where changes[position].new != BlockValue.unwritten {
-            guard let value = found[first + UInt64(position)] else { continue }
-            changes[position].new = value
+        let change = { (block: UInt64, change: ValueChange) in
+            change.new == BlockValue.unwritten ? change.new : found[block] ?? change.new
         }
-        return .values(firstBlock: first, changes: changes)
+        switch self {
+        case .values(let first, var changes):
+            for position in changes.indices {
+                changes[position].new = change(first + UInt64(position), changes[position])
+            }
+            return .values(firstBlock: first, changes: changes)
+        case .rewrite(let grain, let entry, let rewritten):
+            let first = grain * UInt64(Units.blocksPerGrain)
+            return .rewrite(
+                grain: grain, entry: entry,
+                rewritten.mapValues { change(first + UInt64($0), $1) })
+        default: return self
+        }
     }
 }

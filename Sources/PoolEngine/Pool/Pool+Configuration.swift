@@ -169,7 +169,7 @@ extension Pool {
             }
             for index in next.spaces.indices where disk.holds(next.spaces[index].lineage) {
                 let lineage = next.spaces[index].lineage
-                if next.spaces[index].copies > 1, goesOn(next.spaces[index], without: disk, next) {
+                if next.spaces[index].resiliency.tolerance > 0, goesOn(next.spaces[index], without: disk, next) {
                     if !Mutant.isActive(.forgetDeparture) { next.depart(disk.number, lineage) }
                 } else if !next.spaces[index].flags.contains(.readOnly) {
                     next.spaces[index].flags.insert(.readOnly)
@@ -268,7 +268,7 @@ extension Pool {
                 missedPages: .everything)
         }
         // A simple space has nothing to resync: what lies on a disk that is away is away.
-        for disk in configuration.disks where record.copies == 1 {
+        for disk in configuration.disks where record.resiliency.tolerance == 0 {
             if self.disk(disk.number)?.serves != true {
                 _ = departed.add(
                     disk.number, .away, grainBudget: budget, missedPages: .everything)

@@ -81,6 +81,14 @@ extension Pool {
     }
 }
 
+extension GroupRecord {
+    /// Slabs that stand for each other, the copies of a column or a whole stripe, and how many of them
+    /// have to be there.
+    fileprivate var parts: (together: Int, needed: Int) {
+        layout.isParity ? (slabs.count, Int(columns)) : (max(1, Int(copies)), 1)
+    }
+}
+
 extension Pool.Explanation {
     /// What the loss of a disk, or of a whole fault domain, would take with it now.
     public struct Loss: Hashable, Sendable {
@@ -118,7 +126,7 @@ extension Pool.Explanation {
         return hasHole
             || Placement.isSeparated(
                 group.slabs.map { domains[$0.address.disk] ?? .disk($0.address.disk) },
-                copies: max(1, Int(group.copies)))
+                copies: group.parts.together)
     }
 
     /// Some slab group was granted with fewer disks than its copies need, and still waits.
@@ -138,17 +146,22 @@ extension Pool.Explanation {
         let serving = Set(places.filter(\.serves).map(\.number))
         var losses = Losses()
         for group in groups {
-            let copies = max(1, Int(group.copies))
+            // Of as many slabs as stand for each other, so many have to be there.
+            let (together, needed) = group.parts
             let disks = group.slabs.map(\.address.disk)
             var lostDisks: Set<DiskNumber> = []
             var lostDomains: Set<FaultDomain> = []
             var isLost = false
-            for first in stride(from: 0, to: disks.count, by: copies) {
-                let live = disks[first..<min(first + copies, disks.count)].filter(serving.contains)
-                if live.isEmpty { isLost = true }
-                if live.count == 1 { lostDisks.insert(live[0]) }
-                let shared = Set(live.compactMap { domains[$0] })
-                if shared.count == 1 { lostDomains.formUnion(shared) }
+            for first in stride(from: 0, to: disks.count, by: together) {
+                let live = disks[first..<min(first + together, disks.count)]
+                    .filter(serving.contains)
+                if live.count < needed { isLost = true }
+                if live.count == needed { lostDisks.formUnion(live) }
+                let shared = Dictionary(grouping: live.compactMap { domains[$0] }, by: \.self)
+                for (domain, slabs) in shared
+                where live.count >= needed && live.count - slabs.count < needed {
+                    lostDomains.insert(domain)
+                }
             }
             if isLost { losses.lostGroups += 1 }
             for disk in Set(disks) where disk != .hole { losses.disks[disk, default: Loss()].touched += 1 }
@@ -195,7 +208,7 @@ extension Pool.Explanation {
         var indices: [[[DiskNumber]]: Int] = [:]
         var placed: [Placed] = []
         for group in groups {
-            let copies = max(1, Int(group.copies))
+            let copies = group.layout.isParity ? 1 : max(1, Int(group.copies))
             let disks = group.slabs.map(\.address.disk)
             let columns = stride(from: 0, to: disks.count, by: copies).map { first in
                 disks[first..<min(first + copies, disks.count)].sorted()

@@ -138,14 +138,14 @@ extension Pool {
                 if startsHistory { next.disks[index].leftAfterSequence = DiskRecord.givenUp }
                 // A space of which no disk here has what counts does not open, and misses nothing.
                 for space in next.spaces
-                where space.copies > 1 && (startsHistory || hasRoot(space, next)) {
+                where space.resiliency.tolerance > 0 && (startsHistory || hasRoot(space, next)) {
                     next.depart(record.number, space.lineage)
                 }
             }
         }
         // Whatever of a simple space was lost with a disk has been told; now all of it is here.
         let isComplete = next.disks.allSatisfy { disk($0.number)?.serves ?? false }
-        for index in next.spaces.indices where isComplete || next.spaces[index].copies > 1 {
+        for index in next.spaces.indices where isComplete || next.spaces[index].resiliency.tolerance > 0 {
             next.spaces[index].flags.remove(.readOnly)
             next.spaces[index].readOnlyReason = ""
         }

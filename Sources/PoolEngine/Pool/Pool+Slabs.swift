@@ -4,22 +4,24 @@ import PoolFormat
 ///
 /// 1. A slab has one owner: its entry names the lineage, group, column and generation, or nothing.
 /// 2. Granted = the slab tables of all its disks are durable; only then is the group returned.
-/// 3. While fewer disks serve than a column has copies, a group is granted with the copies that can
-///    be had; the others are holes, places on no disk, until its grains are moved to a whole group.
+/// 3. While fewer disks serve than a column has copies, or the least stripe has columns, a group is
+///    granted with those that can be had; the others are holes, places on no disk, until there is one.
 /// 4. Released = the tables are durable without it; only then may it be granted again. The space
 ///    has made durable before that nothing of its own names the group.
 extension Pool {
-    /// Takes one slab on each of columns x copies distinct disks, durably.
+    /// Takes one slab on each of columns x copies, or columns + parities, distinct disks, durably.
     ///
-    /// - Parameter columns: 0 chooses the width from the disks that have room, at most 16.
+    /// - Parameters:
+    ///   - columns: as the space's record has them; 0 chooses the width from the disks that have room,
+    ///     at most 16 columns of data.
+    ///   - unitBytes: the interleave of what is no parity.
     /// - Throws: ``PoolError/noSpace`` when no set of disks has the room.
     func grantGroup(
-        lineage: Lineage, id: UInt32, layout: ResiliencyKind, copies: Int, columns: Int,
-        unitBytes: UInt32
+        lineage: Lineage, id: UInt32, layout: ResiliencyKind, columns: Int, unitBytes: UInt32
     ) async throws(PoolError) -> GroupRecord {
         let granted = try await grantGroups(
-            lineage: lineage, ids: [id], grains: 1, layout: layout, copies: copies,
-            columns: columns, unitBytes: unitBytes)
+            lineage: lineage, ids: [id], grains: 1, layout: layout, columns: columns,
+            unitBytes: unitBytes)
         guard let record = granted.first else { throw .noSpace }
         return record
     }
@@ -27,14 +29,14 @@ extension Pool {
     /// Takes groups until they hold `grains` or the ids are used up, all durable with one write of
     /// the tables.
     func grantGroups(
-        lineage: Lineage, ids: [UInt32], grains: Int, layout: ResiliencyKind, copies: Int,
-        columns: Int, unitBytes: UInt32
+        lineage: Lineage, ids: [UInt32], grains: Int, layout: ResiliencyKind, columns: Int,
+        unitBytes: UInt32
     ) async throws(PoolError) -> [GroupRecord] {
         while true {
             try await reserveGenerations()
             let granted = try await holding(tableLock) { () async throws(PoolError) in
                 try await grant(
-                    lineage: lineage, ids: ids, grains: grains, copies: copies, columns: columns)
+                    lineage: lineage, ids: ids, grains: grains, layout: layout, columns: columns)
             }
             guard let granted else {
                 await recordFailures()
@@ -42,9 +44,8 @@ extension Pool {
             }
             return granted.map { id, slabs in
                 GroupRecord(
-                    id: id, layout: layout, mediaClass: mediaClass(of: slabs),
-                    copies: UInt8(copies), columns: UInt16(slabs.count / copies),
-                    unitBytes: unitBytes, rotation: 0, parityGenerator: 0, birth: 1, slabs: slabs)
+                    id: id, layout: layout, mediaClass: mediaClass(of: slabs), slabs: slabs,
+                    interleaveBytes: unitBytes)
             }
         }
     }
@@ -53,18 +54,22 @@ extension Pool {
     ///
     /// - Returns: nil when a disk failed: the slabs are free again.
     private func grant(
-        lineage: Lineage, ids: [UInt32], grains: Int, copies: Int, columns: Int
+        lineage: Lineage, ids: [UInt32], grains: Int, layout: ResiliencyKind, columns: Int
     ) async throws(PoolError) -> [(id: UInt32, slabs: [GroupSlab])]? {
         let generation = takeGeneration()
         var granted: [(id: UInt32, slabs: [GroupSlab])] = []
         var lacking = grains
         for id in ids where lacking > 0 {
-            guard let chosen = chooseGroup(copies: copies, columns: columns) else {
+            guard let chosen = chooseGroup(layout, columns: columns) else {
                 takeBack(granted.flatMap(\.slabs))
                 throw .noSpace
             }
-            granted.append((id, take(chosen, lineage, group: id, generation)))
-            lacking -= chosen.count / copies * Units.grainsPerSlab
+            let slabs = take(chosen, lineage, group: id, generation)
+            granted.append((id, slabs))
+            let record = GroupRecord(
+                id: id, layout: layout, mediaClass: .hdd, slabs: slabs,
+                interleaveBytes: UInt32(Units.grainBytes))
+            lacking -= GroupShape(record).grainCount
         }
         if try await commitTables(during: "while a slab was granted") { return granted }
         takeBack(granted.flatMap(\.slabs))
@@ -114,7 +119,9 @@ extension Pool {
     /// The disks of a group's slabs, column-major. While a disk is away a group may be narrower than
     /// was asked for, and has holes where there is no other way: a pool that lost a disk takes
     /// writes as long as it has room.
-    private func chooseGroup(copies: Int, columns: Int) -> [DiskNumber]? {
+    private func chooseGroup(_ layout: ResiliencyKind, columns: Int) -> [DiskNumber]? {
+        if layout.isParity { return chooseStripe(layout, columns: columns) }
+        let copies = layout.copies
         let slabLimit = engine.limits.groupSlabs
         let rooms = rooms(\.grantableSlabs)
         let choose = { (copies: Int, columns: Int) in
@@ -128,6 +135,30 @@ extension Pool {
         }
         guard present < copies else { return nil }
         return choose(present, 1).map { $0 + Array(repeating: .hole, count: copies - present) }
+    }
+
+    /// Likewise, with P and Q anywhere among them: they are in another place for each grain.
+    private func chooseStripe(_ layout: ResiliencyKind, columns: Int) -> [DiskNumber]? {
+        let parity = layout.parityColumns
+        let rooms = rooms(\.grantableSlabs)
+        let choose = { [limit = engine.limits.groupSlabs] (dataColumns: Int) in
+            Placement.chooseStripe(
+                rooms, parity: parity, dataColumns: dataColumns, slabLimit: limit)
+        }
+        let asked = columns == 0 ? 0 : columns - parity
+        if let whole = choose(asked) { return whole }
+        let present = disks.count(where: \.takesGrants)
+        let least = layout.leastDisks
+        guard configuration.disks.count >= max(least, present + 1) else { return nil }
+        let fewest = Units.parityDataColumns.lowerBound
+        for narrower in (fewest..<max(asked, fewest)).reversed() {
+            if let chosen = choose(narrower) { return chosen }
+        }
+        guard present < least, present >= fewest,
+            let chosen = Placement.chooseGroup(
+                rooms, copies: present, columns: 1, slabLimit: engine.limits.groupSlabs)
+        else { return nil }
+        return chosen + Array(repeating: .hole, count: least - present)
     }
 
     private func takeBack(_ slabs: [GroupSlab]) {
@@ -282,6 +313,29 @@ extension Pool {
 
 extension Placement.Group {
     init(_ record: GroupRecord) {
-        self.init(disks: record.slabs.map(\.address.disk), copies: max(1, Int(record.copies)))
+        // No two columns of a stripe may share a disk: they are like copies of one.
+        self.init(
+            disks: record.slabs.map(\.address.disk),
+            copies: record.layout.isParity ? record.slabs.count : max(1, Int(record.copies)))
+    }
+}
+
+extension GroupRecord {
+    /// A group on these slabs.
+    ///
+    /// - Parameter interleaveBytes: of one that is no parity.
+    init(
+        id: UInt32, layout: ResiliencyKind, mediaClass: MediaClass, slabs: [GroupSlab],
+        interleaveBytes: UInt32
+    ) {
+        let parity = layout.parityColumns
+        let columns = (slabs.count - parity) / layout.copies
+        self.init(
+            id: id, layout: layout, mediaClass: mediaClass, copies: UInt8(layout.copies),
+            columns: UInt16(columns),
+            unitBytes: layout.isParity
+                ? UInt32(Self.parityUnitBytes(dataColumns: columns)) : interleaveBytes,
+            rotation: layout.isParity ? Self.parityRotation : 0,
+            parityGenerator: layout.isParity ? Self.parityPolynomial : 0, birth: 1, slabs: slabs)
     }
 }

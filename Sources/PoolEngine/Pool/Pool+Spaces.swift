@@ -109,25 +109,28 @@ extension Pool {
             throw .tooManySpaces(limit: Configuration.spaceLimit)
         }
         try check(sizeBytes: parameters.sizeBytes)
-        switch parameters.resiliency {
-        case .simple, .mirror2, .mirror3: break
-        case .parity1, .parity2: throw .notInThisVersion(parameters.resiliency)
-        }
         let interleave = Int(parameters.interleaveBytes)
         guard interleave >= Units.minimumInterleaveBytes, interleave <= Units.grainBytes,
             interleave & (interleave - 1) == 0
         else { throw .badInterleave(bytes: parameters.interleaveBytes) }
-        let copies = parameters.resiliency.copies
-        let limit = min(engine.limits.groupSlabs, Units.maximumGroupSlabs) / copies
-        guard (0...limit).contains(parameters.columns) else {
-            throw .tooManyColumns(columns: parameters.columns, limit: limit)
+        try check(parameters.resiliency, columns: parameters.columns)
+    }
+
+    private func check(_ layout: ResiliencyKind, columns: Int) throws(PoolError) {
+        let slabLimit = min(engine.limits.groupSlabs, Units.maximumGroupSlabs)
+        let allowed =
+            layout.isParity
+            ? layout.leastDisks ... Units.parityDataColumns.upperBound + layout.parityColumns
+            : 1...slabLimit / layout.copies
+        guard columns == 0 || allowed.contains(columns) else {
+            throw .badColumns(columns: columns, allowed: allowed)
         }
-        let needed = max(1, parameters.columns) * copies
+        let chosen = max(columns, allowed.lowerBound)
+        let needed = layout.isParity ? chosen : chosen * layout.copies
         let present = disks.count(where: \.takesGrants)
         guard needed <= present else {
             throw .tooFewDisks(
-                resiliency: parameters.resiliency, columns: max(1, parameters.columns),
-                needed: needed, present: present)
+                resiliency: layout, columns: chosen, needed: needed, present: present)
         }
     }
 

@@ -64,9 +64,8 @@ public enum PoolError: Error, Hashable, Sendable {
     case tooManySpaces(limit: Int)
     case sizeNotWhole(bytes: UInt64, next: UInt64)
     case sizeTooLarge(bytes: UInt64, limit: UInt64)
-    case notInThisVersion(ResiliencyKind)
     case badInterleave(bytes: UInt32)
-    case tooManyColumns(columns: Int, limit: Int)
+    case badColumns(columns: Int, allowed: ClosedRange<Int>)
     case tooFewDisks(resiliency: ResiliencyKind, columns: Int, needed: Int, present: Int)
     case spaceUnavailable(name: String, reason: String)
     case shrinkNotAsked(name: String)
@@ -139,9 +138,12 @@ extension PoolError {
         case .sizeNotWhole(let bytes, _): "\(bytes) bytes is not a whole number of MiB"
         case .sizeTooLarge(let bytes, let limit):
             "\(bytes) bytes is more than a space can have (\(limit))"
-        case .notInThisVersion(let kind): "\(kind) is not in this version"
         case .badInterleave(let bytes): "an interleave of \(bytes) bytes is not possible"
-        case .tooManyColumns(let columns, let limit): "\(columns) columns, at most \(limit) work"
+        case .badColumns(let columns, let allowed):
+            columns > allowed.upperBound
+                ? "\(columns) columns, at most \(allowed.upperBound) work"
+                : "\(columns) column\(columns == 1 ? "" : "s"), "
+                    + "at least \(allowed.lowerBound) are needed"
         case .tooFewDisks(let resiliency, let columns, let needed, let present):
             "\(resiliency) with \(columns) column\(columns == 1 ? "" : "s") needs \(needed) disks, "
                 + "\(present) \(present == 1 ? "is" : "are") present"
@@ -222,9 +224,9 @@ extension PoolError {
         case .tooManySpaces: "destroy one, or make a second pool"
         case .sizeNotWhole(_, let next): "the next size is \(next) bytes (\(next >> 20)M)"
         case .sizeTooLarge: "make it smaller"
-        case .notInThisVersion: "use simple, mirror2 or mirror3"
         case .badInterleave: "use a power of two from 16K to 1M"
-        case .tooManyColumns(_, let limit): "use at most \(limit) columns"
+        case .badColumns(_, let allowed):
+            "use \(allowed.lowerBound) to \(allowed.upperBound) columns"
         case .tooFewDisks(_, _, let needed, let present):
             "add \(max(1, needed - present)) more, or ask for fewer columns or copies"
         case .spaceUnavailable: "see pool status"

@@ -32,7 +32,7 @@ import Glibc
     /// One shard's share of what one shard alone would have, and no less than its engine's own
     /// buffers need with as much for its clients.
     public convenience init(shardCount: Int) {
-        let least = [256, 128, 16, 24]
+        let least = [256, 128, 16, 32]
         let alone = [2048, 512, 128, 64]
         self.init(counts: zip(alone, least).map { max($0 / shardCount, $1) })
     }

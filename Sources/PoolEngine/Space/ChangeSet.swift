@@ -26,7 +26,7 @@ struct ChangeSet {
 
     /// An upper bound of what it takes in the journal. A run of one block takes 24 bytes.
     var journalBytes: Int {
-        blocks.count * 24 + grains.count * 40 + records.count * 1200
+        blocks.count * 24 + grains.count * 80 + records.count * 1200
             + (marks.count + cleans.count) * 16
     }
 

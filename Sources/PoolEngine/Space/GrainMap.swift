@@ -87,9 +87,7 @@ struct SlabGroups {
         var record: GroupRecord
         /// Index of its first (device, offset) in `bases`.
         var firstBase: Int
-        var columns: Int
-        var copies: Int
-        var unitShift: Int
+        var shape: GroupShape
         /// Bit set: free.
         var freeBits: [UInt64]
         var freeCount: Int
@@ -98,7 +96,7 @@ struct SlabGroups {
         /// It is being emptied: none of its grains is handed out.
         var isDraining = false
 
-        var grainCount: Int { columns * Units.grainsPerSlab }
+        var grainCount: Int { shape.grainCount }
         var usedCount: Int { grainCount - freeCount }
     }
 
@@ -115,6 +113,8 @@ struct SlabGroups {
     private var allocating = 0
     /// The slabs that are being replaced: few, and one of a group at a time.
     private(set) var replacements: [Replacement] = []
+    /// Free grains that are kept whatever goes back to the pool, as long as some grain is in use.
+    var reserve = 0
 
     /// The lowest id that no group has: so ids stay below the number of groups there ever are at
     /// a time, and the pages that hold them few.
@@ -133,13 +133,11 @@ struct SlabGroups {
 
     /// Adds a group whose grains are all free.
     mutating func add(_ record: GroupRecord, base: (GroupSlab) -> Base) {
-        let columns = Int(record.columns)
-        let copies = Int(record.copies)
-        let grains = columns * Units.grainsPerSlab
+        let shape = GroupShape(record)
+        let grains = shape.grainCount
         while groups.count <= Int(record.id) { groups.append(nil) }
         groups[Int(record.id)] = Group(
-            record: record, firstBase: bases.count, columns: columns, copies: copies,
-            unitShift: record.unitBytes.trailingZeroBitCount,
+            record: record, firstBase: bases.count, shape: shape,
             freeBits: Array(repeating: .max, count: (grains + 63) / 64), freeCount: grains)
         bases.append(contentsOf: record.slabs.map(base))
         freeGrains += grains
@@ -153,7 +151,8 @@ struct SlabGroups {
         var removed: [GroupRecord] = []
         for id in groups.indices {
             guard let group = groups[id], group.freeCount == group.grainCount,
-                wanted?.contains(UInt32(id)) ?? true, replacement(of: UInt32(id)) == nil
+                wanted?.contains(UInt32(id)) ?? true, replacement(of: UInt32(id)) == nil,
+                hasReserve(without: group)
             else { continue }
             groups[id] = nil
             grainCount -= group.grainCount
@@ -161,6 +160,12 @@ struct SlabGroups {
             removed.append(group.record)
         }
         return removed
+    }
+
+    private func hasReserve(without group: Group) -> Bool {
+        let left = freeGrains - (group.isDraining ? 0 : group.freeCount)
+        let isAllFree = groups.allSatisfy { $0.map { $0.usedCount == 0 } ?? true }
+        return left >= reserve || isAllFree
     }
 
     /// A disk has come back, as another device.
@@ -182,7 +187,7 @@ struct SlabGroups {
         where !group.isDraining && group.freeCount > 0 && !excluding.contains(group.record.id)
             && replacement(of: group.record.id) == nil
         {
-            if freeGrains - group.freeCount >= group.usedCount,
+            if freeGrains - group.freeCount >= group.usedCount + reserve,
                 group.usedCount < best?.usedCount ?? .max
             {
                 best = group
@@ -375,7 +380,7 @@ struct SlabGroups {
         _ entry: GrainMap.Entry, offsetBytes: Int, lengthBytes: Int,
         _ body: (_ copies: [Base], _ position: Int, _ lengthBytes: Int) -> Void
     ) {
-        let copies = groups[Int(entry.group)]!.copies
+        let copies = groups[Int(entry.group)]!.shape.copies
         forEachRun(entry, copy: 0, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
             first, position, bytes in
             var bases = [first]
@@ -394,9 +399,11 @@ struct SlabGroups {
         _ entry: GrainMap.Entry, copy: Int, offsetBytes: Int, lengthBytes: Int,
         _ body: (_ base: Base, _ position: Int, _ lengthBytes: Int) -> Void
     ) {
-        forEachPart(entry, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
-            group, column, offset, position, run in
-            var base = bases[group.firstBase + column * group.copies + copy]
+        let (firstBase, shape) = place(entry)
+        shape.forEachPart(
+            entry.physicalGrain, offsetBytes: offsetBytes, lengthBytes: lengthBytes
+        ) { slab, offset, position, run in
+            var base = bases[firstBase + slab + copy]
             base.offsetBytes += UInt64(offset)
             body(base, position, run)
         }
@@ -408,40 +415,60 @@ struct SlabGroups {
         _ body: (_ base: Base, _ position: Int, _ lengthBytes: Int) -> Void
     ) {
         guard let replacement = replacement(of: entry.group), replacement.isWritten else { return }
-        forEachPart(entry, offsetBytes: offsetBytes, lengthBytes: lengthBytes) {
-            group, column, offset, position, run in
-            guard column == replacement.position / group.copies else { return }
+        let (_, shape) = place(entry)
+        shape.forEachPart(
+            entry.physicalGrain, offsetBytes: offsetBytes, lengthBytes: lengthBytes
+        ) { slab, offset, position, run in
+            guard (slab..<slab + shape.copies).contains(replacement.position) else { return }
             var base = replacement.base
             base.offsetBytes += UInt64(offset)
             body(base, position, run)
         }
     }
 
-    /// Physical address `a` of a group lies in column `(a / unit) % columns` at
-    /// `(a / unit / columns) x unit + a % unit`.
     @inline(__always)
-    private func forEachPart(
-        _ entry: GrainMap.Entry, offsetBytes: Int, lengthBytes: Int,
-        _ body: (
-            _ group: (firstBase: Int, copies: Int), _ column: Int, _ offset: Int, _ position: Int,
-            _ lengthBytes: Int
-        ) -> Void
-    ) {
+    private func place(_ entry: GrainMap.Entry) -> (firstBase: Int, shape: GroupShape) {
         let id = Int(entry.group)
         precondition(groups[id] != nil)
-        let group = (firstBase: groups[id]!.firstBase, copies: groups[id]!.copies)
-        let (columns, shift) = (groups[id]!.columns, groups[id]!.unitShift)
-        var address = Int(entry.physicalGrain) * Units.grainBytes + offsetBytes
-        var position = 0
-        while position < lengthBytes {
-            let within = address & (1 << shift - 1)
-            let chunk = address >> shift
-            let run =
-                columns == 1
-                ? lengthBytes - position : min(lengthBytes - position, 1 << shift - within)
-            body(group, chunk % columns, (chunk / columns) << shift + within, position, run)
-            position += run
-            address += run
+        return (groups[id]!.firstBase, groups[id]!.shape)
+    }
+
+    // MARK: - stripes
+
+    /// Where the column of a parity grain lies, P and Q behind those of data: one unit.
+    func base(_ entry: GrainMap.Entry, column: Int) -> Base {
+        let (firstBase, shape) = place(entry)
+        let position = shape.position(ofColumn: column, grain: entry.physicalGrain)
+        return stripeBase(bases[firstBase + position], entry, shape)
+    }
+
+    /// Likewise for the slab that is to replace one of the group's, and the column that it takes.
+    func replacingBase(_ entry: GrainMap.Entry) -> (column: Int, base: Base)? {
+        guard let replacement = replacement(of: entry.group), replacement.isWritten else {
+            return nil
+        }
+        let (_, shape) = place(entry)
+        let column = shape.column(at: replacement.position, grain: entry.physicalGrain)
+        return (column, stripeBase(replacement.base, entry, shape))
+    }
+
+    private func stripeBase(_ slab: Base, _ entry: GrainMap.Entry, _ shape: GroupShape) -> Base {
+        var base = slab
+        base.offsetBytes += UInt64(Int(entry.physicalGrain) * shape.unitBytes)
+        return base
+    }
+
+    /// Everything that a grain takes, all copies and all columns.
+    func forEachPlace(_ entry: GrainMap.Entry, _ body: (_ base: Base, _ lengthBytes: Int) -> Void) {
+        let (_, shape) = place(entry)
+        guard !shape.isParity else {
+            for column in 0..<shape.width { body(base(entry, column: column), shape.unitBytes) }
+            return
+        }
+        for copy in 0..<shape.copies {
+            forEachRun(
+                entry, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
+            ) { base, _, bytes in body(base, bytes) }
         }
     }
 }

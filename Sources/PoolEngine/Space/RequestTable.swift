@@ -67,6 +67,8 @@ struct RequestRecord {
     var isFilled = false
     /// Of a write: a block of it is, or may become, durably something else than UNWRITTEN.
     var isOverwrite = false
+    /// It has its whole grain to itself, whichever blocks it touches.
+    var isExclusive = false
     /// A write that has been sent, and whose values are not taken yet.
     var isAtDevices = false
     /// The copy a read uses.
@@ -198,7 +200,8 @@ final class RequestTable: @unchecked Sendable {
 /// copies of a mirror would diverge.
 ///
 /// Requests of grains that share a bucket hang in one chain, oldest first; only those of the same
-/// grain with a common block, at least one of them writing, wait for each other.
+/// grain with a common block, at least one of them writing, wait for each other. What writes to a
+/// parity grain writes all of it anew, and has all its blocks in common with everybody.
 @safe
 final class RangeLocks: @unchecked Sendable {
     private let table: RequestTable
@@ -219,8 +222,9 @@ final class RangeLocks: @unchecked Sendable {
 
     private func conflict(_ a: RequestRecord, _ b: RequestRecord) -> Bool {
         a.grain == b.grain && (a.writes || b.writes)
-            && a.firstBlock < b.firstBlock + b.blockCount
-            && b.firstBlock < a.firstBlock + a.blockCount
+            && (a.isExclusive || b.isExclusive
+                || a.firstBlock < b.firstBlock + b.blockCount
+                    && b.firstBlock < a.firstBlock + a.blockCount)
     }
 
     /// Puts a request at the end of its chain. True: it holds its range at once.

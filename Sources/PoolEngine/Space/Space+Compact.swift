@@ -101,7 +101,7 @@ extension Space {
         return !isFixed && (hasFreedGrains || isCompacting || nextVictim != nil)
     }
 
-    private var hasFreedGrains: Bool {
+    var hasFreedGrains: Bool {
         !pending.freed.isEmpty || !committing.freed.isEmpty || releasesUnderWay > 0
     }
 
@@ -247,7 +247,7 @@ extension Space {
             outcome = .stale
         }
         if outcome == .moved {
-            changePlace(grain, to: target)
+            isParity ? changeStripe(grain, to: target) : changePlace(grain, to: target)
             unflushedLog.addOwn(.move(grain: grain, entry: target.durable))
             pending.freed.append(source)
         } else {
@@ -267,6 +267,7 @@ extension Space {
     /// The fewest copies that count which any part of a grain in this place has: a move never leaves
     /// it fewer.
     private func currentCopies(_ entry: GrainMap.Entry) -> Int {
+        if isParity { return spareColumns(entry) + 1 }
         if departed.isEmpty { return copies }
         var fewest = copies
         groups.forEachColumn(
@@ -340,6 +341,11 @@ extension Space {
         _ values: [UInt32], holdsRange: Bool, pace: RepairPriority?,
         _ written: inout Written
     ) async -> Move {
+        if isParity {
+            if let pace { await waitForTurn(bytes: Units.grainBytes, pace) }
+            return await copyStripe(
+                grain, from: source, to: target, values, holdsRange: holdsRange)
+        }
         let chunk =
             pace == nil ? values.count : engine.limits.repairChunkBytes / Units.blockBytes
         for first in stride(from: 0, to: values.count, by: chunk) {
@@ -394,6 +400,34 @@ extension Space {
         if await io.run() { return .moved }
         await failDevices(io.devices(with: .ioError), during: "move")
         return .stopped
+    }
+
+    /// Another stripe with the same blocks, flushed.
+    private func copyStripe(
+        _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry,
+        _ values: [UInt32], holdsRange: Bool
+    ) async -> Move {
+        let buffers = await engine.scratch.takeGrains(2)
+        defer { buffers.forEach { engine.scratch.give($0) } }
+        if !holdsRange, isStale(grain, source) { return .stale }
+        unsafe arena.bytes(buffers[0], Units.grainBytes)
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        let valid = values.indices.filter { values[$0] != BlockValue.unwritten }
+        // What is not as it should be is solved with the range held only: a trim that comes meanwhile
+        // may give back the group that the old place lies in.
+        guard
+            let right = await readStripe(
+                grain, source, valid, values, at: buffers[0], solving: holdsRange)
+        else { return .stopped }
+        guard right.count == valid.count else { return holdsRange ? .failed : .stale }
+        guard let shape = groups[target.group]?.shape else { return .stale }
+        // What the solving left between them is no block of anybody.
+        let image = StripeImage(shape, data: buffers[0], parity: buffers[1])
+        image.encode(0..<image.rowCount, in: arena)
+        guard await write(image, to: target, isFlushed: !Mutant.isActive(.moveBeforeData)) else {
+            return .stopped
+        }
+        return !holdsRange && isStale(grain, source) ? .stale : .moved
     }
 
     /// Repair goes on while clients are at work.

@@ -27,7 +27,7 @@ extension Space {
         _ number: DiskNumber, _ reason: String, missedPages: MissedPages = .nothing
     ) -> Bool {
         if hasEnded { return true }
-        guard copies > 1 else {
+        guard isRedundant else {
             missUnflushed(&doubtful)
             becomeReadOnly(reason)
             return true
@@ -158,7 +158,7 @@ extension Space {
 
     /// Whether every block that a commit is about to make durable has a copy that serves.
     var isCommitCovered: Bool {
-        guard hasChecksums else {
+        guard hasChecksums || isParity else {
             return !regions.marked.contains { region in
                 regions[region].coveredBy > completedCommits && !isRegionCovered(region)
             }
@@ -181,6 +181,7 @@ extension Space {
     }
 
     private func isCovered(_ entry: GrainMap.Entry, _ blocks: Range<Int>) -> Bool {
+        if isParity { return spareColumns(entry) >= 0 }
         var isCovered = true
         groups.forEachColumn(
             entry, offsetBytes: blocks.lowerBound * Units.blockBytes,

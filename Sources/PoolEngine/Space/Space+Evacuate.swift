@@ -22,10 +22,12 @@ extension Space {
         guard let group = groups[victim] else { return .done }
         guard group.usedCount == 0 else { return .failed }
         // A fixed space keeps room for all of itself.
-        if isFixed, groups.grainCount - group.grainCount < map.grainCount {
-            let outcome = await makeRoom(unless: {
-                $0.groups.grainCount - group.grainCount >= $0.map.grainCount
-            })
+        let hasEnough = { (space: Space) in
+            let left = space.groups.grainCount - group.grainCount
+            return !space.isFixed || left >= space.map.grainCount + space.relocationReserve
+        }
+        if !hasEnough(self) {
+            let outcome = await makeRoom(unless: hasEnough)
             guard outcome == .done else { return outcome }
         }
         let removed = groups.removeEmpty([victim])

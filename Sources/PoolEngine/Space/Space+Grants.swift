@@ -45,17 +45,16 @@ extension Space {
     /// trims that nobody has flushed are durable.
     private func hasGrainsAfterAll() async -> Bool {
         groups.stopDraining()
-        if groups.freeGrains == 0 { await releaseFreed() }
-        return groups.freeGrains > 0
+        if groups.freeGrains <= relocationReserve { await releaseFreed() }
+        return groups.freeGrains > relocationReserve
     }
 
     private func grantGroup(_ id: UInt32) async throws(PoolError) -> GroupRecord {
-        let (lineage, layout, copies) = (lineage, resiliency, copies)
+        let (lineage, layout) = (lineage, resiliency)
         let (columns, unitBytes) = (columns, interleaveBytes)
         let granted = try await atHome { pool async throws(PoolError) in
             let record = try await pool.grantGroup(
-                lineage: lineage, id: id, layout: layout, copies: copies, columns: columns,
-                unitBytes: unitBytes)
+                lineage: lineage, id: id, layout: layout, columns: columns, unitBytes: unitBytes)
             return (record: record, places: pool.places)
         }
         places = granted.places
@@ -107,7 +106,7 @@ extension Space {
             try? await atHome { pool async throws(PoolError) in
                 try await pool.releasePieces(entry.copies, of: lineage)
             }
-            guard error != .stopped, copies > 1, await departuresAreDurable() else { throw error }
+            guard error != .stopped, isRedundant, await departuresAreDurable() else { throw error }
             return try await grantPiece(kind, page: page, slot: slot)
         }
         pieces.add(entry, slot: slot, bases: bases)

@@ -34,7 +34,10 @@ extension Space {
 
     /// What the request's values take in the log.
     func loggedBytes(_ request: RequestIndex) -> Int {
-        RestartLog.valuesEntryBytes(blocks: Int(table[request].blockCount))
+        let blocks = Int(table[request].blockCount)
+        return isParity
+            ? RestartLog.rewriteEntryBytes(blocks: blocks)
+            : RestartLog.valuesEntryBytes(blocks: blocks)
     }
 
     /// The frame with the values of the request's grain; nil: it is parked until that is in memory.
@@ -83,7 +86,7 @@ extension Space {
         let grain = table[request].grain
         let entry = map[grain]
         if entry.isMapped { return entry }
-        guard let fresh = takeFreedEarly() ?? groups.allocate() else {
+        guard let fresh = takeFreedEarly() ?? takeUnreserved() else {
             park(request, on: &grainWaiters)
             if !isGrowing {
                 isGrowing = true
@@ -95,6 +98,10 @@ extension Space {
         unflushedLog.add(.map(grain: grain, entry: fresh.durable))
         resetValues(grain, frame)
         return fresh
+    }
+
+    private func takeUnreserved() -> GrainMap.Entry? {
+        groups.freeGrains > relocationReserve ? groups.allocate() : nil
     }
 
     /// A grant, or what is given back.

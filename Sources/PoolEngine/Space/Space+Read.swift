@@ -113,6 +113,7 @@ extension Space {
     private func readBlockByBlock(_ request: RequestIndex) async {
         counters.repairedReads += 1
         let entry = map[table[request].grain]
+        if isParity { return finish(request, await readStripe(request, entry)) }
         var status = RequestStatus.ok
         for position in 0..<Int(table[request].blockCount) {
             let value = table.value(request, position)
@@ -136,6 +137,7 @@ extension Space {
         _ grain: UInt64, _ entry: GrainMap.Entry, _ block: Int, value: UInt32, into target: Int,
         isRepairing: Bool = false
     ) async -> Bool {
+        if isParity { return await readStripeBlock(grain, entry, block, value: value, into: target) }
         let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
         let io = IOBatch(engine)
         var firstReadable: Int?

@@ -38,13 +38,9 @@ extension Space {
     }
 
     private func addDiscards(_ io: IOBatch, _ entry: GrainMap.Entry) {
-        for copy in 0..<copies {
-            groups.forEachRun(
-                entry, copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
-            ) { base, _, bytes in
-                if departed.takesData(base), !engine.discardRefused.contains(base.device) {
-                    io.discard(base.device, at: base.offsetBytes, bytes: UInt64(bytes))
-                }
+        groups.forEachPlace(entry) { base, bytes in
+            if departed.takesData(base), !engine.discardRefused.contains(base.device) {
+                io.discard(base.device, at: base.offsetBytes, bytes: UInt64(bytes))
             }
         }
     }

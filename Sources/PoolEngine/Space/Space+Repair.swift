@@ -60,13 +60,13 @@ extension Space {
         groups.records.reduce(0) { sum, record in
             guard isDegraded(record, plan), let group = groups[record.id] else { return sum }
             let slabs = record.slabs.count { isLacking($0, plan) }
-            return sum + UInt64(slabs * group.usedCount * Units.grainBytes / group.columns)
+            return sum + UInt64(slabs * group.usedCount * group.shape.grainBytesPerSlab)
         }
     }
 
     private func isDegraded(_ record: GroupRecord, _ plan: RepairPlan) -> Bool {
         // With fewer disks than copies nothing would be gained, and what is there be lost.
-        plan.serving >= copies
+        plan.serving >= resiliency.leastDisks
             && record.slabs.contains { isLacking($0, plan) }
     }
 
@@ -541,13 +541,15 @@ extension Space {
         return await evacuate(group, priority)
     }
 
-    /// The fewest copies that any column has left.
+    /// The fewest copies that any column has left; of a stripe, one more than it can lose.
     private func risk(_ record: GroupRecord, _ plan: RepairPlan) -> Int {
+        let isLeft = { [departed] (slab: GroupSlab) in
+            !slab.isHole && !plan.givenUp.contains(slab.address.disk)
+                && departed.index(of: slab.address.disk) == nil
+        }
+        if isParity { return record.slabs.count(where: isLeft) - Int(record.columns) + 1 }
         let counts = stride(from: 0, to: record.slabs.count, by: copies).map { first in
-            record.slabs[first..<first + copies].count { slab in
-                !slab.isHole && !plan.givenUp.contains(slab.address.disk)
-                    && departed.index(of: slab.address.disk) == nil
-            }
+            record.slabs[first..<first + copies].count(where: isLeft)
         }
         return counts.min() ?? 0
     }

@@ -240,7 +240,8 @@ extension Space {
         else { return true }
         let all = 0..<Units.blocksPerGrain
         let isPaced = priority != .high && isBusy
-        let chunk = isPaced ? engine.limits.repairChunkBytes / Units.blockBytes : all.count
+        // A column of a stripe is made as a whole, from all the others.
+        let chunk = isPaced && !isParity ? engine.limits.repairChunkBytes / Units.blockBytes : all.count
         for first in stride(from: 0, to: all.count, by: chunk) {
             let blocks = first..<min(first + chunk, all.count)
             let bytes = bytesInReplacement(entry, blocks)
@@ -262,6 +263,7 @@ extension Space {
     private func bytesInReplacement(_ entry: GrainMap.Entry, _ blocks: Range<Int>) -> Int {
         var sum = 0
         guard groups.isReplacing(entry) else { return 0 }
+        if isParity { return groups[entry.group]?.shape.unitBytes ?? 0 }
         groups.forEachReplacingRun(
             entry, offsetBytes: blocks.lowerBound * Units.blockBytes,
             lengthBytes: blocks.count * Units.blockBytes
@@ -300,6 +302,10 @@ extension Space {
     private func copyHeld(
         _ grain: UInt64, _ entry: GrainMap.Entry, _ blocks: Range<Int>, _ values: [UInt32]
     ) async -> Bool {
+        if isParity {
+            guard let (column, base) = groups.replacingBase(entry) else { return true }
+            return await writeColumn(column, of: grain, entry, values, to: base) == .done
+        }
         let buffer = await engine.scratch.take(bytes: Units.grainBytes)
         defer { engine.scratch.give(buffer) }
         var wanted: [Int] = []

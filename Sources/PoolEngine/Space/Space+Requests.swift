@@ -44,9 +44,15 @@ extension Space {
         table[index].isFUA = request.flags.contains(.fua)
         table[index].bufferOffset = request.bufferOffset
         table[index].cookie = request.cookie
+        setExclusive(index)
         table[index].takenNs = engine.nowNs
         setRange(index, request.offsetBytes, request.lengthBytes)
         return index
+    }
+
+    func setExclusive(_ index: RequestIndex) {
+        table[index].isExclusive =
+            isParity && table[index].writes && !Mutant.isActive(.stripeShared)
     }
 
     func setRange(_ index: RequestIndex, _ offsetBytes: UInt64, _ lengthBytes: UInt32) {

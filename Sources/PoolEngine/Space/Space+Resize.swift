@@ -25,7 +25,7 @@ extension Space {
         for first in stride(from: 0, to: regions, by: regionsPerPiece) {
             let page = UInt32(DirtyPage.place(ofRegion: UInt64(first)).page)
             try await ensurePiece(.dirty, page: page)
-            if copies > 1 { try await ensurePiece(.missed, page: page) }
+            if isRedundant { try await ensurePiece(.missed, page: page) }
         }
         if isFixed { try await grantGrains(Self.grains(sizeBytes)) }
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
@@ -128,9 +128,10 @@ extension Space {
         defer { groupLock.release() }
         var added: [GroupRecord] = []
         do throws(PoolError) {
-            while groups.grainCount < count {
+            while groups.grainCount < count + relocationReserve {
                 if engine.isStopped { throw .stopped }
-                added += try await grantSome(grains: count - groups.grainCount)
+                added += try await grantSome(
+                    grains: count + relocationReserve - groups.grainCount)
                 guard await commit() else { throw failure }
             }
         } catch {
@@ -149,12 +150,12 @@ extension Space {
         for page in Set(ids.map(GroupPage.index)).sorted() {
             try await ensurePiece(.group, page: page)
         }
-        let (lineage, layout, copies) = (lineage, resiliency, copies)
+        let (lineage, layout) = (lineage, resiliency)
         let (columns, unitBytes) = (columns, interleaveBytes)
         let granted = try await atHome { pool async throws(PoolError) in
             let records = try await pool.grantGroups(
-                lineage: lineage, ids: ids, grains: grains, layout: layout, copies: copies,
-                columns: columns, unitBytes: unitBytes)
+                lineage: lineage, ids: ids, grains: grains, layout: layout, columns: columns,
+                unitBytes: unitBytes)
             return (records: records, places: pool.places)
         }
         places = granted.places
@@ -181,7 +182,7 @@ extension Space {
 
     /// A fixed space whose making, or growing, a crash cut short.
     func completeFixed() async {
-        guard isFixed, groups.grainCount < map.grainCount else { return }
+        guard isFixed, groups.grainCount < map.grainCount + relocationReserve else { return }
         // Without the room it is as thin as what lacks.
         try? await grantGrains(map.grainCount)
     }

@@ -219,7 +219,7 @@ extension Space {
         let mayGoOn = { self.isReturning(number) }
         while true {
             // Of a simple space there is nothing to copy from, and nothing was written without it.
-            guard copies > 1, grain < UInt64(map.grainCount), map[grain].isMapped,
+            guard isRedundant, grain < UInt64(map.grainCount), map[grain].isMapped,
                 pieces.has(.checksum, page: ChecksumPage.index(ofGrain: grain)),
                 !Mutant.isActive(.skipMissed)
             else {
@@ -255,6 +255,7 @@ extension Space {
         guard let index = departed.index(of: number),
             let missed = departed[index].missed.mask(ofGrain: grain)
         else { return .done }
+        if isParity { return await copyColumn(grain, entry, values, to: number) }
         let buffer = await engine.scratch.take(bytes: Units.grainBytes)
         defer { engine.scratch.give(buffer) }
         let blocks = placed(entry, on: number).filter {
@@ -268,6 +269,25 @@ extension Space {
         // Without a value nothing tells what is there from what should be.
         if right.count < blocks.count, !hasChecksums { return .failed }
         return await write(right, of: buffer, entry, to: number) ? .done : .failed
+    }
+
+    /// A column that was written without the disk is made anew, whole: what it lacks of a stripe it
+    /// lacks for good.
+    private func copyColumn(
+        _ grain: UInt64, _ entry: GrainMap.Entry, _ values: [UInt32], to number: DiskNumber
+    ) async -> Copied {
+        guard let shape = groups[entry.group]?.shape else { return .done }
+        for column in 0..<shape.width {
+            let base = groups.base(entry, column: column)
+            guard base.disk == number else { continue }
+            if column >= shape.columns, Mutant.isActive(.resyncSkipsParity) { continue }
+            switch await writeColumn(column, of: grain, entry, values, to: base) {
+            case .done: continue
+            case .incomplete where hasChecksums: continue
+            case .incomplete, .failed: return .failed
+            }
+        }
+        return .done
     }
 
     /// The grain's blocks of which a copy lies on the disk.

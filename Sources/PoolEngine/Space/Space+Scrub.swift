@@ -53,7 +53,8 @@ extension Space {
     private func scrubHeld(
         _ grain: UInt64, _ entry: GrainMap.Entry, _ values: [UInt32]
     ) async -> ScrubFindings? {
-        guard hasChecksums || copies > 1 else { return ScrubFindings() }
+        guard hasChecksums || isRedundant else { return ScrubFindings() }
+        if isParity { return await scrubStripe(grain, entry, values) }
         let buffer = await engine.scratch.take(bytes: Units.grainBytes)
         defer { engine.scratch.give(buffer) }
         var wrong: [(copy: Int, block: Int)] = []
@@ -200,7 +201,7 @@ extension Space {
 
     /// A copy was wrong where another was right.
     func repairLater(_ grain: UInt64) {
-        guard copies > 1, readOnlyReason == nil, repairQueue.count < engine.limits.repairQueue,
+        guard isRedundant, readOnlyReason == nil, repairQueue.count < engine.limits.repairQueue,
             repairQueue.insert(grain).inserted, !isRepairingReads
         else { return }
         isRepairingReads = true

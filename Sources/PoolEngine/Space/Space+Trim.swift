@@ -41,6 +41,7 @@ extension Space {
         table[index].kind = kind
         table[index].parent = parent
         table[index].bufferOffset = -1
+        setExclusive(index)
         setRange(index, start, UInt32(end - start))
         return index
     }

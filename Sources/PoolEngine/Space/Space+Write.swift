@@ -1,12 +1,13 @@
 import PoolFormat
 
-/// Writes: whole blocks, in place, to all copies at once.
+/// Writes to simple and mirror spaces: whole blocks, in place, to all copies at once.
 ///
 /// Why a crash at any point is safe: over durably UNWRITTEN blocks nothing that lands is readable
 /// before its record is durable; over anything else the region is durably dirty, so recovery makes
 /// the copies equal and accepts either value.
 extension Space {
     func prepareWrite(_ request: RequestIndex) {
+        if isParity { return prepareStripeWrite(request) }
         guard readOnlyReason == nil else { return finish(request, .ioError) }
         // Until a departure is durable nothing may be done without the disk.
         guard departing.isEmpty else { return park(request, on: &departureWaiters) }
@@ -41,7 +42,7 @@ extension Space {
     }
 
     /// Now, while the bytes are hot in the cache.
-    private func computeValues(_ request: RequestIndex) {
+    func computeValues(_ request: RequestIndex) {
         let first =
             table[request].grain * UInt64(Units.blocksPerGrain) + UInt64(table[request].firstBlock)
         for position in 0..<Int(table[request].blockCount) {
@@ -140,7 +141,7 @@ extension Space {
         unflushedLog.unreserve(loggedBytes(request))
     }
 
-    private func takeValues(_ request: RequestIndex, _ frame: Int32) {
+    func takeValues(_ request: RequestIndex, _ frame: Int32) {
         let grain = table[request].grain
         let first = Int(table[request].firstBlock)
         var isChanged = hasChecksums
@@ -231,7 +232,7 @@ extension Space {
         if engine.isStopped { return }
         await pool.devicesFailed(devices, during: what, from: engine)
         if engine.isStopped || readOnlyReason != nil { return }
-        if copies == 1 || !devices.isSubset(of: engine.failedDevices) {
+        if !isRedundant || !devices.isSubset(of: engine.failedDevices) {
             becomeReadOnly("a disk failed during a \(what)")
         }
     }
@@ -239,7 +240,7 @@ extension Space {
     // MARK: - edges of unaligned writes
 
     /// The blocks at an unaligned write's edges hold what they held before, outside the payload.
-    private func isFilled(
+    func isFilled(
         _ request: RequestIndex, _ entry: GrainMap.Entry, _ frame: Int32
     ) -> Bool {
         let hasHead = table[request].headIsPartial

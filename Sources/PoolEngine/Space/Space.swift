@@ -5,7 +5,7 @@ import PoolFormat
 /// A request's way, in the order of the files:
 ///
 ///     submit ─► RangeLocks ─► Space+Prepare (settled? mapped? values loaded? marked? room?)
-///        ─► Space+Read / Space+Write / Space+Trim / Space+BlockStatus
+///        ─► Space+Read / Space+Write / Space+StripeWrite / Space+Trim / Space+BlockStatus
 ///        ─► legs at the devices ─► finish
 ///        ─► (FUA, FLUSH) Journal/Space+Commit ─► reply
 ///
@@ -35,13 +35,17 @@ public final class Space: @unchecked Sendable {
     public internal(set) var sizeBytes: UInt64
     public let copies: Int
     let resiliency: ResiliencyKind
+    /// As asked for, those of a parity's own included; 0: as many as each slab group can have.
     let columns: Int
     let interleaveBytes: UInt32
     let hasChecksums: Bool
     /// All its slab groups were granted when it was made, and stay.
     let isFixed: Bool
+    var isParity: Bool { resiliency.isParity }
+    /// It goes on without a disk.
+    var isRedundant: Bool { resiliency.tolerance > 0 }
     /// Whether an interrupted overwrite can leave something that recovery must settle.
-    var needsMarks: Bool { hasChecksums || copies > 1 }
+    var needsMarks: Bool { !isParity && (hasChecksums || copies > 1) }
     public internal(set) var handle = SpaceHandle(index: .max, serial: 0)
 
     var map: GrainMap
@@ -93,6 +97,8 @@ public final class Space: @unchecked Sendable {
     var unflushedDevices = DeviceSet()
     /// Blocks of writes at the devices: they will be pending once done.
     var reservedBlocks = 0
+    /// Writes that have taken a free grain of a parity.
+    var stripesUnderWay = 0
 
     // Commits, counted: `started` at the capture, `completed` when durable.
     var startedCommits: UInt64 = 0
@@ -219,6 +225,7 @@ public final class Space: @unchecked Sendable {
         interleaveBytes = record.interleaveBytes
         hasChecksums = !record.flags.contains(.noChecksums)
         isFixed = record.flags.contains(.fixed)
+        groups.reserve = record.resiliency.isParity ? 1 : 0
         self.root = root
         rootAddresses = record.root
         rootCopies = places.bases(of: record.root)

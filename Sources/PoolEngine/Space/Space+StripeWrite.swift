@@ -1,0 +1,314 @@
+import PoolFormat
+
+/// Writes to a parity space: a stripe is never changed. Whatever is written to a grain goes, with the
+/// rest of it, to a free one, which takes its place.
+///
+/// Order, each step complete before the next:
+///
+/// 1. The whole grain is held, by the request's range lock; a free one is taken.
+/// 2. The blocks that the request does not write are read and compared with their values; UNWRITTEN
+///    ones become zeros.
+/// 3. All columns, parity included, are written to the free grain. Where a disk leaves meanwhile, or
+///    comes back, this begins anew, once that is durable.
+/// 4. Where the grain was mapped: flushed. The map's change is believed, whoever finds it.
+/// 5. At one instant the map names the new place, and the blocks have their new values; each disk that
+///    is away lacks the grain, and the same commit says so.
+/// 6. The commit writes both as one record. Then the old place is discarded, and free.
+///
+/// So there is no write hole: what is durable never lies in a stripe that is being written. A crash
+/// before 6 has ended finds the old place, of which every row is whole, or, where nothing was mapped,
+/// UNWRITTEN blocks; after it the new one. Nothing has to be made equal, no region is ever dirty, and
+/// a block that does not match its value is rot.
+///
+/// The last free grain of a space is for writes to grains that are mapped, which give one back: a pool
+/// that is full goes on taking them.
+extension Space {
+    /// Free grains that no unmapped grain may have.
+    var relocationReserve: Int { isParity && !Mutant.isActive(.takeLastStripe) ? 1 : 0 }
+
+    func prepareStripeWrite(_ request: RequestIndex) {
+        guard readOnlyReason == nil else { return finish(request, .ioError) }
+        guard departing.isEmpty else { return park(request, on: &departureWaiters) }
+        let grain = table[request].grain
+        guard hasRoom(request), let frame = valuesFrame(request, forWrite: true) else { return }
+        // Of a grain that was unmapped its page still says what it held.
+        if !map[grain].isMapped { resetValues(grain, frame) }
+        guard isFilled(request, map[grain], frame), let target = takeStripe(request) else { return }
+        table[request].state = .detour
+        table[request].frame = frame
+        frames[frame].pins += 1
+        stripesUnderWay += 1
+        reservedBlocks += Int(table[request].blockCount)
+        unflushedLog.reserve(loggedBytes(request))
+        // From here on the free grain is somebody's, whichever slabs its group has.
+        let work = beginPlacedWork()
+        computeValues(request)
+        background { space in
+            let status = await space.writeStripe(request, to: target, frame)
+            space.endPlacedWork(work)
+            if space.engine.isStopped { return }
+            space.leave(request, frame)
+            space.finish(request, status)
+        }
+    }
+
+    /// nil: it is parked until there is one, or refused.
+    private func takeStripe(_ request: RequestIndex) -> GrainMap.Entry? {
+        let isMapped = map[table[request].grain].isMapped
+        if isMapped || groups.freeGrains > relocationReserve, let entry = groups.allocate() {
+            return entry
+        }
+        park(request, on: &grainWaiters)
+        // What other writes have left is free once that is durable.
+        if isMapped, hasFreedGrains || stripesUnderWay > 0 {
+            wantCommit()
+        } else if !isGrowing {
+            isGrowing = true
+            background { await $0.grow() }
+        }
+        return nil
+    }
+
+    private func leave(_ request: RequestIndex, _ frame: Int32) {
+        stripesUnderWay -= 1
+        frames[frame].pins -= 1
+        engine.frameReleased.fire()
+        reservedBlocks -= Int(table[request].blockCount)
+        unflushedLog.unreserve(loggedBytes(request))
+        if !grainWaiters.isEmpty { wantCommit() }
+        if !roomWaiters.isEmpty { pending.isEmpty ? wake(&roomWaiters) : wantCommit() }
+    }
+
+    /// Steps 2 to 5.
+    private func writeStripe(
+        _ request: RequestIndex, to target: GrainMap.Entry, _ frame: Int32
+    ) async -> RequestStatus {
+        let grain = table[request].grain
+        let isWhole = Int(table[request].blockCount) == Units.blocksPerGrain
+        let buffers = await engine.scratch.takeGrains(isWhole ? 1 : 2)
+        defer { buffers.forEach { engine.scratch.give($0) } }
+        guard !engine.isStopped, let shape = groups[target.group]?.shape else { return .shutdown }
+        let image = StripeImage(
+            shape, data: isWhole ? table[request].bufferOffset : buffers[1], parity: buffers[0])
+        if !isWhole {
+            guard await gather(request, frame, into: image.data) else {
+                giveUpStripe(target)
+                return engine.isStopped ? .shutdown : .ioError
+            }
+        }
+        image.encode(0..<image.rowCount, in: arena)
+        let isMapped = map[grain].isMapped
+        guard await write(image, to: target, isFlushed: isMapped) else {
+            giveUpStripe(target)
+            return engine.isStopped ? .shutdown : .ioError
+        }
+        place(request, in: target, frame)
+        return .ok
+    }
+
+    /// A free grain that nothing names.
+    private func giveUpStripe(_ target: GrainMap.Entry) {
+        guard !engine.isStopped, groups[target.group] != nil else { return }
+        groups.release(target)
+        wake(&grainWaiters)
+    }
+
+    // MARK: - the bytes
+
+    /// The grain as it will be: what the request writes, between what is there.
+    private func gather(
+        _ request: RequestIndex, _ frame: Int32, into buffer: Int
+    ) async -> Bool {
+        let (grain, blocks) = (table[request].grain, table[request].blocks)
+        let image = unsafe PageImage(frames.image(frame))
+        let values = (0..<Units.blocksPerGrain).map {
+            ChecksumPage.value(image, grain: grain, block: $0)
+        }
+        let kept = values.indices.filter {
+            !blocks.contains($0) && values[$0] != BlockValue.unwritten
+        }
+        unsafe arena.bytes(buffer, Units.grainBytes)
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        if !kept.isEmpty {
+            let entry = map[grain]
+            guard let right = await readStripe(grain, entry, kept, values, at: buffer) else {
+                return false
+            }
+            if right.count < kept.count {
+                // What is lost stays so: its value goes with it, which no zeros have. What is only away
+                // may come back.
+                guard hasChecksums, departed.isEmpty else { return false }
+                for block in Set(kept).subtracting(right) {
+                    unsafe arena.bytes(buffer + block * Units.blockBytes, Units.blockBytes)
+                        .initializeMemory(as: UInt8.self, repeating: 0)
+                }
+            }
+        }
+        let bytes = blocks.count * Units.blockBytes
+        unsafe arena.bytes(buffer + blocks.lowerBound * Units.blockBytes, bytes).copyMemory(
+            from: UnsafeRawBufferPointer(arena.bytes(table[request].bufferOffset, bytes)))
+        return true
+    }
+
+    /// Steps 3 and 4. Whoever lacks some of it is away then, and as many columns count as have to.
+    ///
+    /// - Returns: false: the space cannot write it.
+    func write(
+        _ image: StripeImage, to target: GrainMap.Entry, isFlushed: Bool
+    ) async -> Bool {
+        while await departuresAreDurable() {
+            guard spareColumns(target) >= 0 else { return false }
+            let before = departuresNoted
+            let (skipped, isWritten) = await sendStripe(image, to: target, isFlushed: isFlushed)
+            if engine.isStopped { return false }
+            guard isWritten else { continue }
+            let isAccounted = departuresNoted == before && skipped.allSatisfy { number in
+                departed.index(of: number).map { departed[$0].phase == .away } ?? false
+            }
+            if isAccounted || Mutant.isActive(.stripeIgnoresDeparture) { return true }
+        }
+        return false
+    }
+
+    /// - Returns: the disks that were left out; and false where some of the others failed, and leave.
+    private func sendStripe(
+        _ image: StripeImage, to target: GrainMap.Entry, isFlushed: Bool
+    ) async -> (skipped: Set<DiskNumber>, isWritten: Bool) {
+        var skipped: Set<DiskNumber> = []
+        var devices = DeviceSet()
+        let io = IOBatch(engine)
+        func add(_ column: Int, _ base: SlabGroups.Base) {
+            guard departed.takesData(base) else {
+                if base.disk != .hole { skipped.insert(base.disk) }
+                return
+            }
+            let rows =
+                column < image.shape.columns
+                ? image.shape.blocks(ofColumn: column).count : image.rowCount
+            io.write(
+                base.device, at: base.offsetBytes, bytes: rows * Units.blockBytes,
+                from: image.offset(ofColumn: column, row: 0))
+            devices.insert(base.device)
+        }
+        for column in 0..<image.shape.width { add(column, groups.base(target, column: column)) }
+        if let (column, base) = groups.replacingBase(target),
+            !Mutant.isActive(.replacingLacksWrites)
+        {
+            add(column, base)
+        }
+        guard await io.run() else {
+            await failDevices(io.devices(with: .ioError), during: "write")
+            return (skipped, false)
+        }
+        unflushedDevices.formUnion(devices)
+        if isFlushed, !Mutant.isActive(.rewriteUnflushed) {
+            guard await flushTogether(devices) else { return (skipped, false) }
+        }
+        return (skipped, true)
+    }
+
+    // MARK: - one column
+
+    enum WrittenColumn {
+        case done
+        /// Some of it could not be had; the rest is written.
+        case incomplete
+        case failed
+    }
+
+    /// Makes a column of a grain that is held from the others, and writes it, not flushed.
+    func writeColumn(
+        _ column: Int, of grain: UInt64, _ entry: GrainMap.Entry, _ values: [UInt32],
+        to base: SlabGroups.Base
+    ) async -> WrittenColumn {
+        let (data, parity) = await engine.scratch.takeStripe()
+        defer { engine.scratch.giveStripe(data, parity) }
+        guard !engine.isStopped, let shape = groups[entry.group]?.shape else { return .failed }
+        var image = StripeImage(shape, data: data, parity: parity)
+        let count =
+            column < shape.columns ? shape.blocks(ofColumn: column).count : image.rowCount
+        guard await load(&image, grain, entry, values, rows: Array(0..<count)) else {
+            return .failed
+        }
+        let isThere: (Int) -> Bool
+        if column < shape.columns {
+            isThere = { image.blocks[image.block(column, $0)].isThere }
+        } else {
+            // The others may be wrong where this one is right: it is made of blocks alone.
+            isThere = { row in
+                image.columns(ofRow: row).allSatisfy {
+                    image.blocks[image.block($0, row)].isThere
+                }
+            }
+        }
+        let rows = (0..<count).filter(isThere)
+        if column >= shape.columns {
+            for run in Self.runs(of: rows) { image.encode(run, in: arena) }
+        }
+        let io = IOBatch(engine)
+        for run in Self.runs(of: rows) {
+            io.write(
+                base.device, at: base.offsetBytes + UInt64(run.lowerBound * Units.blockBytes),
+                bytes: run.count * Units.blockBytes,
+                from: image.offset(ofColumn: column, row: run.lowerBound))
+        }
+        guard await writeUnflushed(io) else {
+            await failDevices(io.devices(with: .ioError), during: "repair")
+            return .failed
+        }
+        counters.resyncedBlocks += UInt64(rows.count)
+        guard rows.count < count else { return .done }
+        let isLost = column < shape.columns
+        if isLost { counters.lostBlocks += UInt64(count - rows.count) }
+        return .incomplete
+    }
+
+    // MARK: - the map
+
+    /// Step 5.
+    private func place(_ request: RequestIndex, in target: GrainMap.Entry, _ frame: Int32) {
+        let grain = table[request].grain
+        let source = map[grain]
+        guard source.isMapped else {
+            changeMap(grain, to: target)
+            missStripe(grain)
+            unflushedLog.add(.map(grain: grain, entry: target.durable))
+            resetValues(grain, frame)
+            return takeValues(request, frame)
+        }
+        changeStripe(grain, to: target)
+        var rewritten = RewrittenBlocks()
+        for (position, block) in table[request].blocks.enumerated() {
+            let new = table.value(request, position)
+            let old = changeValue(grain, block, new, frame)
+            rewritten.append(block, ValueChange(old: old, new: new))
+        }
+        unflushedLog.add(.rewrite(grain: grain, entry: target.durable, rewritten))
+        free(source)
+    }
+
+    /// The grain lies in another stripe, which is durable on every disk that is not away.
+    func changeStripe(_ grain: UInt64, to target: GrainMap.Entry) {
+        if pending.grains.insert(grain, old: map[grain].rawValue) { pending.moved.insert(grain) }
+        map[grain] = target
+        missStripe(grain)
+        pieces.markDirty(.map, MapPage.index(ofGrain: grain), since: firstUnwrittenSequence)
+    }
+
+    private func free(_ source: GrainMap.Entry) {
+        guard !Mutant.isActive(.stripeFreedEarly) else { return groups.release(source) }
+        pending.freed.append(source)
+    }
+
+    /// A grain was written to another place: a disk that is away has nothing of it.
+    private func missStripe(_ grain: UInt64) {
+        if departed.disks.isEmpty || Mutant.isActive(.forgetMissed) { return }
+        var isMissed = false
+        for index in departed.disks.indices where departed[index].phase == .away {
+            departed[index].missed.insert(grain: grain, .all)
+            departed[index].copied.remove(grain)
+            isMissed = true
+        }
+        if isMissed { recordMissed(DirtyRegions.region(ofGrain: grain)) }
+    }
+}

@@ -1,0 +1,101 @@
+import PoolFormat
+
+/// A parity grain in memory: its data columns one behind the other, as clients see it, and its
+/// parities in a buffer of their own.
+///
+/// A *row* is what lies at one place of every column: a block of each, together with its parities.
+/// Each row stands for itself: whatever of it is missing is solved from the rest.
+struct StripeImage {
+    enum Block: UInt8 {
+        /// Not there.
+        case missing
+        /// Not what its value says.
+        case wrong
+        /// There, and without a value that could tell whether it is right.
+        case unverified
+        case right
+
+        var isThere: Bool { self == .unverified || self == .right }
+    }
+
+    let shape: GroupShape
+    /// Buffers of 1 MiB in the arena.
+    let data: Int
+    let parity: Int
+    /// Of the grain's 256.
+    var blocks: [Block]
+    /// Of P's rows, then of Q's.
+    var parities: [[Block]]
+
+    init(_ shape: GroupShape, data: Int, parity: Int) {
+        self.shape = shape
+        self.data = data
+        self.parity = parity
+        blocks = Array(repeating: .missing, count: Units.blocksPerGrain)
+        parities = Array(
+            repeating: Array(repeating: .missing, count: shape.unitBytes / Units.blockBytes),
+            count: shape.parityColumns)
+    }
+
+    var rowCount: Int { shape.unitBytes / Units.blockBytes }
+
+    /// Columns of data that have a block in the row.
+    func columns(ofRow row: Int) -> Range<Int> {
+        let isLastShorter = row >= shape.blocks(ofColumn: shape.columns - 1).count
+        return 0..<shape.columns - (isLastShorter ? 1 : 0)
+    }
+
+    func block(_ column: Int, _ row: Int) -> Int { column * rowCount + row }
+    func row(ofBlock block: Int) -> Int { block % rowCount }
+    func column(ofBlock block: Int) -> Int { block / rowCount }
+
+    /// Where a block, or one of a parity's rows, lies in the arena.
+    func offset(ofBlock block: Int) -> Int { data + block * Units.blockBytes }
+    func offset(ofParity index: Int, row: Int) -> Int {
+        parity + index * shape.unitBytes + row * Units.blockBytes
+    }
+
+    /// P and Q behind the columns of data.
+    func offset(ofColumn column: Int, row: Int) -> Int {
+        column < shape.columns
+            ? offset(ofBlock: block(column, row)) : offset(ofParity: column - shape.columns, row: row)
+    }
+
+    // MARK: - arithmetic
+
+    /// Makes every parity of the rows from their data.
+    func encode(_ rows: Range<Int>, in arena: BufferArena) {
+        let shorter = shape.blocks(ofColumn: shape.columns - 1).count
+        for part in [rows.clamped(to: 0..<shorter), rows.clamped(to: shorter..<rowCount)]
+        where !part.isEmpty {
+            Parity.encode(
+                data: dataColumns(part, arena),
+                parity: (0..<shape.parityColumns).map { parityColumn($0, part, arena) })
+        }
+    }
+
+    /// Solves columns of a row from its others and some of its parities.
+    ///
+    /// - Returns: false: there are too few of them.
+    func solve(_ unknown: [Int], row: Int, with parities: [Int], in arena: BufferArena) -> Bool {
+        let rows = row..<row + 1
+        let known = { parities.contains($0) ? parityColumn($0, rows, arena) : nil }
+        return Parity.solve(
+            data: dataColumns(rows, arena), unknown: unknown, p: known(0), q: known(1))
+    }
+
+    /// All of the rows have to have the same columns.
+    private func dataColumns(_ rows: Range<Int>, _ arena: BufferArena) -> [Parity.Column] {
+        columns(ofRow: rows.lowerBound).map { column in
+            let start = offset(ofBlock: block(column, rows.lowerBound))
+            return unsafe Parity.Column(arena.bytes(start, rows.count * Units.blockBytes))
+        }
+    }
+
+    private func parityColumn(
+        _ index: Int, _ rows: Range<Int>, _ arena: BufferArena
+    ) -> Parity.Column {
+        let start = offset(ofParity: index, row: rows.lowerBound)
+        return unsafe Parity.Column(arena.bytes(start, rows.count * Units.blockBytes))
+    }
+}
