@@ -4,6 +4,8 @@ public enum Media: String, Hashable, Sendable, Codable, CaseIterable { case ssd,
 
 public enum Resiliency: String, Hashable, Sendable, Codable, CaseIterable {
     case simple, mirror2, mirror3, parity1, parity2
+
+    public var isParity: Bool { self == .parity1 || self == .parity2 }
 }
 
 public enum Provisioning: String, Hashable, Sendable, Codable, CaseIterable { case thin, fixed }

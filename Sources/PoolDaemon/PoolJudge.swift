@@ -75,7 +75,7 @@ struct PoolJudge: Sendable {
         return Judgement(
             health: isSafe ? .degraded : .noRedundancy,
             reason: "\(states): one more loss is \(isSafe ? "safe" : "fatal")",
-            action: remedy(away, heals: true, copies: space.resiliency.copies))
+            action: remedy(away, heals: true, copies: space.resiliency.leastDisks))
     }
 
     func redundancy(_ space: Pool.SpaceStatus, _ placing: Placing?) -> Redundancy {

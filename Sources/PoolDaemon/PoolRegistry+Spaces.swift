@@ -38,9 +38,8 @@ extension PoolRegistry {
             case .simple: .simple
             case .mirror2: .mirror2
             case .mirror3: .mirror3
-            case .parity1, .parity2:
-                throw notInThisVersion(
-                    "\(request.resiliency.rawValue) is", "use simple, mirror2 or mirror3")
+            case .parity1: .parity1
+            case .parity2: .parity2
             }
         let columns = request.columns ?? 0
         guard (0...Int(UInt16.max)).contains(columns) else {

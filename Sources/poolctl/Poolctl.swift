@@ -123,11 +123,7 @@ struct Size: ExpressibleByArgument, Hashable {
 
 // Every word of the interface is read, and the daemon refuses by name what it does not have yet;
 // help and completion offer only what works.
-extension Resiliency: ExpressibleByArgument {
-    public static var allValueStrings: [String] { 
-        [simple.rawValue, mirror2.rawValue, mirror3.rawValue]
-    }
-}
+extension Resiliency: ExpressibleByArgument {}
 
 extension Provisioning: ExpressibleByArgument {}
 

@@ -146,14 +146,16 @@ enum Reports {
         lines += field(
             "layout",
             "\(space.resiliency.rawValue), \(columns), "
-                + "interleave \(SizeText.format(space.interleaveBytes)), "
+                + (space.resiliency.isParity
+                    ? "" : "interleave \(SizeText.format(space.interleaveBytes)), ")
                 + (space.checksums ? "checksums" : "no checksums"))
         lines += field(
             "size", "\(SizeText.format(space.sizeBytes)), \(space.provisioning.rawValue)")
         lines += field(
             "room",
             "\(SizeText.format(space.mappedBytes)) mapped, "
-                + "\(SizeText.format(space.allocatedBytes)) allocated with copies and metadata")
+                + "\(SizeText.format(space.allocatedBytes)) allocated with \(space.resiliency.isParity ? "parity" : "copies")"
+                + " and metadata")
         for tier in space.tiers {
             lines += field(
                 "on \(tier.media.rawValue)", "\(SizeText.format(tier.allocatedBytes)) allocated")

@@ -27,7 +27,7 @@ struct SpaceCreate: ParsableCommand {
             valueName: "kind"))
     var resiliency: Resiliency
 
-    @Option(help: "Data columns: disks that share the load; default: what the disks allow.")
+    @Option(help: "Disks that share the load, a parity's own included; default: what the disks allow.")
     var columns: Int?
 
     @Option(

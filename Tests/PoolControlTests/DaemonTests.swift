@@ -183,7 +183,14 @@ import Testing
                 Request(name: "x", sizeBytes: 1 << 20, resiliency: .mirror2, columns: 2), .refused,
                 "needs 4 disks, 2 are present"
             ),
-            (Request(name: "x", sizeBytes: 1 << 20, resiliency: .parity1), .notInThisVersion, ""),
+            (
+                Request(name: "x", sizeBytes: 1 << 20, resiliency: .parity1), .refused,
+                "needs 3 disks, 2 are present"
+            ),
+            (
+                Request(name: "x", sizeBytes: 1 << 20, resiliency: .parity2, columns: 3), .refused,
+                "at least 4 are needed"
+            ),
             (
                 Request(name: "x", sizeBytes: 1 << 40, resiliency: .simple, provisioning: .fixed),
                 .refused, "room"
