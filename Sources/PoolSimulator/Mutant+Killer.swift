@@ -101,13 +101,9 @@ extension Mutant {
         // Stripes.
         case .stripeShared: Killer(.stripesOver, Self.mismatch, Self.stale, Self.zeros)
         case .rewriteUnflushed: Killer(.stripes, Self.mismatch, Self.garbage)
-        case .stripeFreedEarly: Killer(.stripesFull, Self.mismatch, Self.garbage, Self.foreign)
-        case .stripeIgnoresDeparture: Self.unequal(.stripesDeparture)
-        case .stripeUnverified: Killer(.stripesRotten, Self.garbage)
         case .takeLastStripe: Killer(.stripesFull, "was refused in a full pool")
         case .resyncSkipsParity: Self.unequal(.stripesReturning)
         case .scrubKeepsParity: Self.unequal(.stripesRotten)
-        case .solveFromStale: Killer(.stripesTwoDepartures, Self.mismatch)
 
         case .statusForgetsData: Killer(.overlap, "block status says zeros")
         case .keepOlderPool: Killer(.poolAgain, "claimRefused")

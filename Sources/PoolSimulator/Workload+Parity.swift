@@ -125,7 +125,7 @@ extension Workload {
         }
         stage.sync()
     } body: { stage in
-        let refused = stage.site.clients.failedRequests
+        let refused = stage.site.clients.refusedForRoom
         for round in 0..<3 {
             for grain in 0..<3 {
                 let start = grain * 2048 + round * 8
@@ -134,7 +134,7 @@ extension Workload {
             stage.finish()
         }
         stage.sync()
-        if stage.site.isOpen, stage.site.clients.failedRequests > refused {
+        if stage.site.isOpen, stage.site.clients.refusedForRoom > refused {
             stage.machine.fail("a write to what is mapped was refused in a full pool")
         }
     }.with {

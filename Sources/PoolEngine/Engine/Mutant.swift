@@ -138,20 +138,12 @@ public enum Mutant: String, CaseIterable, Sendable {
     case stripeShared
     /// The new stripe of a grain is not flushed before the map names it.
     case rewriteUnflushed
-    /// The old stripe of a grain is free before the record of the new one is durable.
-    case stripeFreedEarly
-    /// A disk that leaves while a stripe is written lacks nothing of it.
-    case stripeIgnoresDeparture
-    /// Bytes of a parity grain are not compared with their values.
-    case stripeUnverified
     /// The last free grain of a parity space goes to a grain that is not mapped.
     case takeLastStripe
     /// A disk that has come back gets the columns of data that it lacks, not those of parity.
     case resyncSkipsParity
     /// A scrub does not look at parities.
     case scrubKeepsParity
-    /// Columns are used that were written without their disk.
-    case solveFromStale
 
     /// Whether it does harm only in a crash; the others show in what clients see, or in the
     /// books, while everything runs.
@@ -165,8 +157,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed,
             .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
-            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
-            .stripeFreedEarly:
+            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
@@ -175,8 +166,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
             .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
             .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords,
-            .stripeShared, .stripeIgnoresDeparture, .stripeUnverified, .takeLastStripe,
-            .resyncSkipsParity, .scrubKeepsParity, .solveFromStale:
+            .stripeShared, .takeLastStripe, .resyncSkipsParity, .scrubKeepsParity:
             false
         }
     }

@@ -11,7 +11,6 @@ extension Space {
     /// What is there of a parity grain's column is what was last written to the grain.
     func holdsColumn(_ base: SlabGroups.Base, _ grain: UInt64) -> Bool {
         departed.isCurrent(base) || departed.isRight(base, grain: grain, .all)
-            || Mutant.isActive(.solveFromStale) && base.disk != .hole
     }
 
     /// Columns of a parity grain that may be lost before something of it is. Below 0: it is.
@@ -132,7 +131,7 @@ extension Space {
     }
 
     private func isRight(_ grain: UInt64, _ block: Int, _ value: UInt32, at offset: Int) -> Bool {
-        !hasChecksums || value == BlockValue.unwritten || Mutant.isActive(.stripeUnverified)
+        !hasChecksums || value == BlockValue.unwritten
             || blockValue(offset, grain * UInt64(Units.blocksPerGrain) + UInt64(block)) == value
     }
 

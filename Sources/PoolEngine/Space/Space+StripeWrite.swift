@@ -165,7 +165,7 @@ extension Space {
             let isAccounted = departuresNoted == before && skipped.allSatisfy { number in
                 departed.index(of: number).map { departed[$0].phase == .away } ?? false
             }
-            if isAccounted || Mutant.isActive(.stripeIgnoresDeparture) { return true }
+            if isAccounted { return true }
         }
         return false
     }
@@ -284,7 +284,7 @@ extension Space {
             rewritten.append(block, ValueChange(old: old, new: new))
         }
         unflushedLog.add(.rewrite(grain: grain, entry: target.durable, rewritten))
-        free(source)
+        pending.freed.append(source)
     }
 
     /// The grain lies in another stripe, which is durable on every disk that is not away.
@@ -293,11 +293,6 @@ extension Space {
         map[grain] = target
         missStripe(grain)
         pieces.markDirty(.map, MapPage.index(ofGrain: grain), since: firstUnwrittenSequence)
-    }
-
-    private func free(_ source: GrainMap.Entry) {
-        guard !Mutant.isActive(.stripeFreedEarly) else { return groups.release(source) }
-        pending.freed.append(source)
     }
 
     /// A grain was written to another place: a disk that is away has nothing of it.
