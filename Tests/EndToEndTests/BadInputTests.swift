@@ -50,7 +50,7 @@ extension EndToEnd {
             ["space", "create", "demo/files", "--size", "1G", "--resiliency", "mirror2"],
             ["space", "create", "demo/x", "--size", "1000001", "--resiliency", "mirror2"],
             ["space", "create", "demo/x", "--size", "0", "--resiliency", "mirror2"],
-            ["space", "create", "demo/x", "--size", "1G", "--resiliency", "parity1"],
+            ["space", "create", "demo/x", "--size=1G", "--resiliency=parity1", "--columns", "2"],
             ["space", "create", "demo/x", "--size=1G", "--resiliency=mirror3", "--columns", "2"],
             ["pool", "scrub", "nosuch"],
             ["pool", "scrub", "demo", "--pause"],
