@@ -104,6 +104,12 @@ extension SpaceRecord {
         guard Int(columns) * Int(copies) <= Units.maximumGroupSlabs else {
             throw Configuration.outOfRange("number of columns", UInt64(columns))
         }
+        if resiliency.isParity, columns != 0 {
+            let data = Int(columns) - resiliency.parityColumns
+            guard Units.parityDataColumns.contains(data) else {
+                throw Configuration.outOfRange("number of columns", UInt64(columns))
+            }
+        }
         guard hasUsableInterleave else {
             throw Configuration.outOfRange("interleave", UInt64(interleaveBytes))
         }

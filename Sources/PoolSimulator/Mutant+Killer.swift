@@ -101,6 +101,10 @@ extension Mutant {
         // Stripes.
         case .stripeShared: Killer(.stripesOver, Self.mismatch, Self.stale, Self.zeros)
         case .rewriteUnflushed: Killer(.stripes, Self.mismatch, Self.garbage)
+        case .stripeFreedEarly: Killer(.stripesRetireNarrow, "cannot be read, or written elsewhere")
+        case .solveWithoutReturning: Killer(.stripesTwoDepartures, Self.mismatch)
+        case .stripeUnverified: Killer(.stripesRottenData, Self.garbage, Self.foreign)
+        case .solveFromReturning: Self.unequal(.stripesPlain)
         case .takeLastStripe: Killer(.stripesFull, "was refused in a full pool")
         case .resyncSkipsParity: Self.unequal(.stripesReturning)
         case .scrubKeepsParity: Self.unequal(.stripesRotten)

@@ -6,8 +6,9 @@ extension Workload {
     static let parity = [
         stripes, stripesOver, stripesUnaligned, stripesPlain, stripesAfterKill, stripesFull,
         stripesDeparture, stripesTwoDepartures, stripesReturning, stripesReturningBusy,
-        stripesOpenedWithout, stripesRebuild, stripesRetire, stripesRotten, stripesRottenTwice,
-        stripesLatent, stripesHole, stripesFixed,
+        stripesOpenedWithout, stripesRebuild, stripesRetire, stripesRotten, stripesRottenData, stripesRottenTwice,
+        stripesLatent, stripesHole, stripesFixed, stripesCompaction, stripesCompactionAway,
+        stripesRetireNarrow,
     ]
 
     /// First writes to grains, whole ones and parts, and overwrites of both.
@@ -160,27 +161,14 @@ extension Workload {
     /// Two of four, one after the other.
     static let stripesTwoDepartures = Workload("stripes-two-departures") { stage in
         degradable(stage, .parity2)
-    } body: { stage in
-        stage.write(8..<40)
-        stage.steps(3)
-        stage.site.pull(1)
-        stage.write(40..<72)
-        stage.flush()
-        stage.steps(20)
-        stage.site.pull(3)
-        degradedWork(stage)
-    }.with { $0.diskCount = 4 }
+    } body: { departureMirror3.body($0) }.with { $0.diskCount = 4 }
 
     /// A disk that was away comes back, and is made equal.
     static let stripesReturning = Workload("stripes-returning") { stage in
         degradable(stage, .parity1)
         stage.site.pull(1)
         degradedWork(stage)
-    } body: { stage in
-        guard stage.site.plugIn(1), stage.site.waitUntilWhole() else { return }
-        stage.write(16..<48)
-        stage.sync()
-    }.with { $0.diskCount = 3 }
+    } body: { returning.body($0) }.with { $0.diskCount = 3 }
 
     /// The same under load, its cache lost meanwhile; and one of two that are away.
     static let stripesReturningBusy = Workload("stripes-returning-busy") { stage in
@@ -209,19 +197,7 @@ extension Workload {
         stage.finish()
         guard stage.site.close(export: false) else { return }
         stage.site.pull(1)
-    } body: { stage in
-        guard stage.site.recover() else { return }
-        degradedWork(stage)
-        guard stage.site.close(export: true) else { return }
-        stage.machine.takeBack(.unreachable, disk: 1)
-        guard stage.site.recover() else { return }
-        stage.write(16..<48)
-        stage.flush()
-        stage.read(0..<128)
-        guard stage.site.waitUntilWhole() else { return }
-        stage.write(40..<64)
-        stage.sync()
-    }.with {
+    } body: { openedWithout.body($0) }.with {
         $0.diskCount = 3
         $0.opensDegraded = true
         $0.cutStride = 4
@@ -256,24 +232,32 @@ extension Workload {
         $0.cutStride = 13
     }
 
-    /// Blocks and parities of one disk have turned over.
-    static let stripesRotten = Workload("stripes-rotten") { stage in
-        degradable(stage, .parity1)
-        stage.sync()
-        stage.site.spoil(1)
-    } body: { stage in
-        stage.read(0..<64)
-        stage.write(16..<24, fua: true)
-        stage.finish()
-        guard stage.site.scrub() else { return }
-        // Now everything has to be solved from what was put right.
-        stage.site.pull(0)
-        stage.read(0..<128)
-        stage.read(stage.grain(1))
-        stage.finish()
-    }.with {
-        $0.diskCount = 3
-        $0.cutStride = 5
+    /// Parities have turned over on one disk, and blocks that were never written.
+    static let stripesRotten = rotten("stripes-rotten", disk: 1, then: 0)
+    /// Blocks have on another.
+    static let stripesRottenData = rotten("stripes-rotten-data", disk: 0, then: 2)
+
+    /// - Parameters:
+    ///   - disk: where the rot is.
+    ///   - other: without which everything has to be solved from what was put right.
+    private static func rotten(_ name: String, disk: Int, then other: Int) -> Workload {
+        Workload(name) { stage in
+            degradable(stage, .parity1)
+            stage.sync()
+            stage.site.spoil(disk)
+        } body: { stage in
+            stage.read(0..<64)
+            stage.write(16..<24, fua: true)
+            stage.finish()
+            guard stage.site.scrub() else { return }
+            stage.site.pull(other)
+            stage.read(0..<128)
+            stage.read(stage.grain(1))
+            stage.finish()
+        }.with {
+            $0.diskCount = 3
+            $0.cutStride = 5
+        }
     }
 
     /// One of the disks is away, another one rots: two parities bear both.
@@ -300,7 +284,7 @@ extension Workload {
     static let stripesLatent = Workload("stripes-latent") { stage in
         degradable(stage, .parity1)
         stage.sync()
-        stage.site.makeUnreadable(1)
+        stage.site.makeUnreadable(0)
     } body: { stage in
         stage.read(0..<64)
         stage.write(19..<37)
@@ -345,5 +329,82 @@ extension Workload {
     }.with {
         $0.diskCount = 3
         $0.cutStride = 3
+    }
+
+    /// Stripes of a sparse group move while they are read and written.
+    static let stripesCompaction = Workload("stripes-compaction") { stage in
+        twoSparseStripeGroups(stage)
+    } body: { stage in
+        for round in 0..<12 {
+            stage.steps(6)
+            stage.write(512 * 2048 + round * 24..<512 * 2048 + round * 24 + 12)
+            if round % 4 == 1 { stage.read(513 * 2048..<513 * 2048 + 256) }
+            if round % 6 == 5 { stage.flush() }
+        }
+        stage.finish()
+        stage.steps(60)
+        stage.write(514 * 2048 + 16..<514 * 2048 + 32, fua: true)
+        stage.read(stage.grain(514))
+        stage.finish()
+        stage.trim(stage.grain(513))
+        stage.steps(20)
+        stage.flush()
+        stage.steps(40)
+        stage.read(stage.grain(512))
+    }.with {
+        $0.limits = compacting
+        $0.diskCount = 3
+        $0.cutStride = 7
+    }
+
+    /// The same without a disk, which comes back while stripes move that it was not there for.
+    static let stripesCompactionAway = Workload("stripes-compaction-away") { stage in
+        twoSparseStripeGroups(stage)
+        stage.site.pull(2)
+    } body: { stage in
+        for round in 0..<4 {
+            stage.steps(9)
+            stage.write(512 * 2048 + round * 24..<512 * 2048 + round * 24 + 12)
+        }
+        guard stage.site.plugIn(2), stage.site.waitUntilWhole() else { return }
+        stage.write(514 * 2048 + 16..<514 * 2048 + 32, fua: true)
+        stage.finish()
+    }.with {
+        $0.limits = compacting
+        $0.diskCount = 3
+        $0.cutStride = 9
+    }
+
+    /// Grains 512 to 514 are all that is in the second group, and 0 to 5 in the first.
+    private static func twoSparseStripeGroups(_ stage: Stage) {
+        stage.begin(Stage.shape(.parity1, grains: 520))
+        for grain in 0..<512 {
+            stage.zeroes(grain * 2048..<grain * 2048 + 8, noHole: true)
+            if grain % 8 == 7 { stage.finish() }
+        }
+        for grain in 512..<515 { stage.write(stage.grain(grain)) }
+        stage.write(2048..<2112)
+        stage.sync()
+        for grain in 6..<512 {
+            stage.trim(stage.grain(grain))
+            if grain % 8 == 7 { stage.finish() }
+        }
+        stage.write(512 * 2048 + 100..<512 * 2048 + 140)
+        stage.sync()
+        // Of the discards: what follows is of the grains that move.
+        stage.calm()
+    }
+
+    /// A disk is emptied, and none is left for its column: its stripes move into narrower ones.
+    static let stripesRetireNarrow = Workload("stripes-retire-narrow") { stage in
+        degradable(stage, .parity1)
+        stage.sync()
+    } body: { stage in
+        guard overwriting(stage, during: { stage.site.retire(1) }) else { return }
+        stage.read(stage.grain(1))
+        stage.sync()
+    }.with {
+        $0.diskCount = 4
+        $0.cutStride = 11
     }
 }

@@ -138,6 +138,14 @@ public enum Mutant: String, CaseIterable, Sendable {
     case stripeShared
     /// The new stripe of a grain is not flushed before the map names it.
     case rewriteUnflushed
+    /// The old stripe of a grain is free before the record of the new one is durable.
+    case stripeFreedEarly
+    /// Bytes of a parity grain are not compared with their values.
+    case stripeUnverified
+    /// A disk that has come back counts in stripes that were written without it.
+    case solveFromReturning
+    /// What a crash has made of two disks that lacked something each is not looked for on either.
+    case solveWithoutReturning
     /// The last free grain of a parity space goes to a grain that is not mapped.
     case takeLastStripe
     /// A disk that has come back gets the columns of data that it lacks, not those of parity.
@@ -157,7 +165,8 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetIntents, .leaveCopiesBehind, .forgetDirtyWhenAway, .caughtUpUnflushed,
             .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
-            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed:
+            .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
+            .solveWithoutReturning:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
@@ -166,7 +175,8 @@ public enum Mutant: String, CaseIterable, Sendable {
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
             .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
             .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords,
-            .stripeShared, .takeLastStripe, .resyncSkipsParity, .scrubKeepsParity:
+            .stripeShared, .stripeFreedEarly, .stripeUnverified, .solveFromReturning,
+            .takeLastStripe, .resyncSkipsParity, .scrubKeepsParity:
             false
         }
     }

@@ -10,8 +10,8 @@ final class ScratchBuffers: @unchecked Sendable {
     private var pages: [Int] = []
     private var pairs: [Int] = []
     private var grains: [Int] = []
-    /// Two of 1 MiB each, for a stripe: whoever holds one waits for nothing but devices, so that others
-    /// may wait for one and hold what they like.
+    /// Two of 1 MiB each, for a stripe: whoever holds one waits for nothing but devices, and for the
+    /// record of one that failed; so others may wait for one and hold any other.
     private var stripes: [(data: Int, parity: Int)] = []
     /// For writing a configuration: whoever waits for a failed disk to be recorded may hold any other.
     private var configurations: [Int]

@@ -16,7 +16,6 @@ extension Space {
         _ fresh: [(block: UInt64, values: [UInt32])], _ unwritten: [UInt64: UInt32]
     ) async throws(PoolError) -> [UInt64: UInt32] {
         var found = unwritten
-        var devices = DeviceSet()
         let perGrain = UInt64(Units.blocksPerGrain)
         let grains = Dictionary(grouping: fresh) { $0.block / perGrain }
         for grain in grains.keys.sorted() {
@@ -24,17 +23,17 @@ extension Space {
             for (block, all) in grains[grain] ?? [] {
                 if let last = all.last { values[Int(block % perGrain)] = last }
             }
-            for block in try await findFreshStripe(grain, values, &devices) {
+            for block in try await findFreshStripe(grain, values) {
                 found[grain * perGrain + UInt64(block)] = values[block]
             }
         }
-        guard await flush(devices) else { throw failure }
+        guard await flush(unflushedDevices) else { throw failure }
         return found
     }
 
     /// - Returns: the blocks that are there.
     private func findFreshStripe(
-        _ grain: UInt64, _ values: [UInt32], _ devices: inout DeviceSet
+        _ grain: UInt64, _ values: [UInt32]
     ) async throws(PoolError) -> [Int] {
         let entry = map[grain]
         let (data, parity) = await engine.scratch.takeStripe()
@@ -55,21 +54,8 @@ extension Space {
         image.encode(0..<image.rowCount, in: arena)
         isWhole = isWhole && parities(image) == before
         if isWhole { return right }
-        let io = IOBatch(engine)
-        for column in 0..<shape.width {
-            let base = groups.base(entry, column: column)
-            guard departed.takesData(base) else { continue }
-            let count =
-                column < shape.columns ? shape.blocks(ofColumn: column).count : image.rowCount
-            io.write(
-                base.device, at: base.offsetBytes, bytes: count * Units.blockBytes,
-                from: image.offset(ofColumn: column, row: 0))
-        }
-        guard await io.run() else {
-            await failDevices(io.devices(with: .ioError), during: "write")
-            throw failure
-        }
-        devices.formUnion(io.usedDevices)
+        // Whoever is away lacks all of the region.
+        guard await sendStripe(image, to: entry, isFlushed: false).isWritten else { throw failure }
         return right
     }
 

@@ -34,8 +34,10 @@ struct GroupShape: Equatable {
     var grainCount: Int {
         isParity ? Units.slabBytes / unitBytes : columns * Units.grainsPerSlab
     }
-    /// What a grain takes of each slab, at most.
-    var grainBytesPerSlab: Int { isParity ? unitBytes : Units.grainBytes / columns }
+    /// What so many grains take of each slab, at most.
+    func bytesPerSlab(grains: Int) -> Int {
+        isParity ? grains * unitBytes : grains * Units.grainBytes / columns
+    }
 
     // MARK: - parity
 
@@ -51,6 +53,11 @@ struct GroupShape: Equatable {
         let unit = unitBytes / Units.blockBytes
         let first = min(column * unit, Units.blocksPerGrain)
         return first..<min(first + unit, Units.blocksPerGrain)
+    }
+
+    /// Rows of a stripe in which the column has a block.
+    func rowCount(ofColumn column: Int) -> Int {
+        column < columns ? blocks(ofColumn: column).count : unitBytes / Units.blockBytes
     }
 
     // MARK: - bytes of a grain

@@ -213,7 +213,7 @@ extension Space {
             letGo(held)
             return .stale
         }
-        guard let target = groups.allocate() else {
+        guard let target = takeUnreserved() else {
             letGo(held)
             return .stopped
         }
@@ -279,7 +279,7 @@ extension Space {
     }
 
     /// Where a copy has been written.
-    private struct Written {
+    struct Written {
         var departuresBefore: UInt64
         var devices = DeviceSet()
         /// Disks that were away, and lack some of it.
@@ -288,7 +288,7 @@ extension Space {
 
     /// Whoever lacks some of the copy is away, and told so by its move: not one that has come back in
     /// the middle of it, nor one that has left and may have lost what it had been given.
-    private func isAccounted(_ written: Written) -> Bool {
+    func isAccounted(_ written: Written) -> Bool {
         departuresNoted == written.departuresBefore
             && written.skipped.allSatisfy { number in
                 departed.index(of: number).map { departed[$0].phase == .away } ?? false
@@ -344,7 +344,7 @@ extension Space {
         if isParity {
             if let pace { await waitForTurn(bytes: Units.grainBytes, pace) }
             return await copyStripe(
-                grain, from: source, to: target, values, holdsRange: holdsRange)
+                grain, from: source, to: target, values, holdsRange: holdsRange, &written)
         }
         let chunk =
             pace == nil ? values.count : engine.limits.repairChunkBytes / Units.blockBytes
@@ -405,7 +405,7 @@ extension Space {
     /// Another stripe with the same blocks, flushed.
     private func copyStripe(
         _ grain: UInt64, from source: GrainMap.Entry, to target: GrainMap.Entry,
-        _ values: [UInt32], holdsRange: Bool
+        _ values: [UInt32], holdsRange: Bool, _ written: inout Written
     ) async -> Move {
         let buffers = await engine.scratch.takeGrains(2)
         defer { buffers.forEach { engine.scratch.give($0) } }
@@ -417,16 +417,18 @@ extension Space {
         // may give back the group that the old place lies in.
         guard
             let right = await readStripe(
-                grain, source, valid, values, at: buffers[0], solving: holdsRange)
+                grain, source, valid, values, at: buffers[0], solving: holdsRange,
+                isExpected: !holdsRange)
         else { return .stopped }
         guard right.count == valid.count else { return holdsRange ? .failed : .stale }
         guard let shape = groups[target.group]?.shape else { return .stale }
-        // What the solving left between them is no block of anybody.
         let image = StripeImage(shape, data: buffers[0], parity: buffers[1])
         image.encode(0..<image.rowCount, in: arena)
-        guard await write(image, to: target, isFlushed: !Mutant.isActive(.moveBeforeData)) else {
+        let isFlushed = !Mutant.isActive(.moveBeforeData)
+        guard let done = await write(image, to: target, isFlushed: isFlushed) else {
             return .stopped
         }
+        written = done
         return !holdsRange && isStale(grain, source) ? .stale : .moved
     }
 

@@ -21,10 +21,12 @@ extension Space {
         }
         guard let group = groups[victim] else { return .done }
         guard group.usedCount == 0 else { return .failed }
-        // A fixed space keeps room for all of itself.
+        // A fixed space keeps room for all of itself, each its reserve.
         let hasEnough = { (space: Space) in
             let left = space.groups.grainCount - group.grainCount
-            return !space.isFixed || left >= space.map.grainCount + space.relocationReserve
+            let reserve = space.relocationReserve
+            return space.groups.freeGrains >= reserve
+                && (!space.isFixed || left >= space.map.grainCount + reserve)
         }
         if !hasEnough(self) {
             let outcome = await makeRoom(unless: hasEnough)
@@ -61,8 +63,10 @@ extension Space {
     private func evacuate(
         _ grain: UInt64, _ evacuation: Evacuation, _ again: (UInt64) -> Void
     ) async -> Bool {
-        if groups.freeGrains == 0 {
-            let outcome = await makeRoom(unless: { $0.groups.freeGrains > 0 })
+        if groups.freeGrains <= relocationReserve {
+            let outcome = await makeRoom(unless: {
+                $0.groups.freeGrains > $0.relocationReserve
+            })
             guard outcome == .done else {
                 evacuation.outcome = outcome
                 return false
@@ -74,7 +78,7 @@ extension Space {
             repairProgress.doneBytes += UInt64(Units.grainBytes)
             evacuation.uncommitted += 1
         // Another mover took the last free grain.
-        case .stopped where groups.freeGrains == 0: again(grain)
+        case .stopped where groups.freeGrains <= relocationReserve: again(grain)
         // It is looked for again; or it cannot be read, stays, and its readers are told.
         case .stale, .stopped, .failed: break
         }

@@ -100,7 +100,8 @@ extension Space {
         return fresh
     }
 
-    private func takeUnreserved() -> GrainMap.Entry? {
+    /// Not the last one, where that is kept for what is mapped.
+    func takeUnreserved() -> GrainMap.Entry? {
         groups.freeGrains > relocationReserve ? groups.allocate() : nil
     }
 

@@ -60,7 +60,7 @@ extension Space {
         groups.records.reduce(0) { sum, record in
             guard isDegraded(record, plan), let group = groups[record.id] else { return sum }
             let slabs = record.slabs.count { isLacking($0, plan) }
-            return sum + UInt64(slabs * group.usedCount * group.shape.grainBytesPerSlab)
+            return sum + UInt64(slabs * group.shape.bytesPerSlab(grains: group.usedCount))
         }
     }
 

@@ -11,6 +11,7 @@ extension Space {
     /// What is there of a parity grain's column is what was last written to the grain.
     func holdsColumn(_ base: SlabGroups.Base, _ grain: UInt64) -> Bool {
         departed.isCurrent(base) || departed.isRight(base, grain: grain, .all)
+            || Mutant.isActive(.solveFromReturning) && departed.takesData(base)
     }
 
     /// Columns of a parity grain that may be lost before something of it is. Below 0: it is.
@@ -131,7 +132,7 @@ extension Space {
     }
 
     private func isRight(_ grain: UInt64, _ block: Int, _ value: UInt32, at offset: Int) -> Bool {
-        !hasChecksums || value == BlockValue.unwritten
+        !hasChecksums || value == BlockValue.unwritten || Mutant.isActive(.stripeUnverified)
             || blockValue(offset, grain * UInt64(Units.blocksPerGrain) + UInt64(block)) == value
     }
 
@@ -146,21 +147,37 @@ extension Space {
     ) async -> Bool {
         guard await read(&image, grain, entry, values, rows: rows) else { return false }
         for row in rows { solve(&image, grain, values, row: row) }
+        let lost = rows.filter { row in
+            image.columns(ofRow: row).contains {
+                let block = image.block($0, row)
+                return !image.blocks[block].isThere && values[block] != BlockValue.unwritten
+            }
+        }
+        // After a crash it is known of regions only that some disk lacks something there, not which
+        // one: those that are being made equal are believed as far as values say.
+        guard !lost.isEmpty, hasChecksums, !departed.isEmpty,
+            !Mutant.isActive(.solveWithoutReturning)
+        else { return true }
+        let isRead = await read(&image, grain, entry, values, rows: lost, fromReturning: true)
+        guard isRead else { return false }
+        for row in lost { solve(&image, grain, values, row: row) }
         return true
     }
 
     /// Reads what is there, and says of each block whether it is right.
+    ///
+    /// - Parameter fromReturning: from the columns that may have been written without their disks.
     func read(
         _ image: inout StripeImage, _ grain: UInt64, _ entry: GrainMap.Entry, _ values: [UInt32],
-        rows: [Int]
+        rows: [Int], fromReturning: Bool = false
     ) async -> Bool {
         let io = IOBatch(engine)
         var lacking: [(column: Int, rows: Range<Int>)] = []
-        for column in 0..<image.shape.width
-        where holdsColumn(groups.base(entry, column: column), grain) {
-            let count =
-                column < image.shape.columns
-                ? image.shape.blocks(ofColumn: column).count : image.rowCount
+        for column in 0..<image.shape.width {
+            let base = groups.base(entry, column: column)
+            let isHeld = holdsColumn(base, grain)
+            guard fromReturning ? !isHeld && departed.takesData(base) : isHeld else { continue }
+            let count = image.shape.rowCount(ofColumn: column)
             lacking += Self.runs(of: rows.filter { $0 < count }).map { (column, $0) }
         }
         // Where a run cannot be read as a whole it is read block by block.

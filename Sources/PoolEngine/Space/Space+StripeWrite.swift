@@ -20,11 +20,11 @@ import PoolFormat
 /// UNWRITTEN blocks; after it the new one. Nothing has to be made equal, no region is ever dirty, and
 /// a block that does not match its value is rot.
 ///
-/// The last free grain of a space is for writes to grains that are mapped, which give one back: a pool
-/// that is full goes on taking them.
+/// The last free grain of a space is for clients' writes to grains that are mapped, which give one
+/// back: a pool that is full goes on taking them.
 extension Space {
     /// Free grains that no unmapped grain may have.
-    var relocationReserve: Int { isParity && !Mutant.isActive(.takeLastStripe) ? 1 : 0 }
+    var relocationReserve: Int { Mutant.isActive(.takeLastStripe) ? 0 : groups.reserve }
 
     func prepareStripeWrite(_ request: RequestIndex) {
         guard readOnlyReason == nil else { return finish(request, .ioError) }
@@ -98,10 +98,11 @@ extension Space {
         }
         image.encode(0..<image.rowCount, in: arena)
         let isMapped = map[grain].isMapped
-        guard await write(image, to: target, isFlushed: isMapped) else {
+        guard await write(image, to: target, isFlushed: isMapped) != nil else {
             giveUpStripe(target)
             return engine.isStopped ? .shutdown : .ioError
         }
+        // At once: whoever lacks it is away still.
         place(request, in: target, frame)
         return .ok
     }
@@ -152,43 +153,35 @@ extension Space {
 
     /// Steps 3 and 4. Whoever lacks some of it is away then, and as many columns count as have to.
     ///
-    /// - Returns: false: the space cannot write it.
+    /// - Returns: where it was written, and who lacks it; nil: the space cannot write it.
     func write(
         _ image: StripeImage, to target: GrainMap.Entry, isFlushed: Bool
-    ) async -> Bool {
+    ) async -> Written? {
         while await departuresAreDurable() {
-            guard spareColumns(target) >= 0 else { return false }
-            let before = departuresNoted
-            let (skipped, isWritten) = await sendStripe(image, to: target, isFlushed: isFlushed)
-            if engine.isStopped { return false }
-            guard isWritten else { continue }
-            let isAccounted = departuresNoted == before && skipped.allSatisfy { number in
-                departed.index(of: number).map { departed[$0].phase == .away } ?? false
-            }
-            if isAccounted { return true }
+            guard spareColumns(target) >= 0 else { return nil }
+            let (written, isWritten) = await sendStripe(image, to: target, isFlushed: isFlushed)
+            if engine.isStopped { return nil }
+            if isWritten, isAccounted(written) { return written }
         }
-        return false
+        return nil
     }
 
-    /// - Returns: the disks that were left out; and false where some of the others failed, and leave.
-    private func sendStripe(
+    /// - Returns: false where some disk has failed, and leaves.
+    func sendStripe(
         _ image: StripeImage, to target: GrainMap.Entry, isFlushed: Bool
-    ) async -> (skipped: Set<DiskNumber>, isWritten: Bool) {
-        var skipped: Set<DiskNumber> = []
-        var devices = DeviceSet()
+    ) async -> (written: Written, isWritten: Bool) {
+        var written = Written(departuresBefore: departuresNoted)
         let io = IOBatch(engine)
         func add(_ column: Int, _ base: SlabGroups.Base) {
             guard departed.takesData(base) else {
-                if base.disk != .hole { skipped.insert(base.disk) }
+                if base.disk != .hole { written.skipped.insert(base.disk) }
                 return
             }
-            let rows =
-                column < image.shape.columns
-                ? image.shape.blocks(ofColumn: column).count : image.rowCount
             io.write(
-                base.device, at: base.offsetBytes, bytes: rows * Units.blockBytes,
+                base.device, at: base.offsetBytes,
+                bytes: image.shape.rowCount(ofColumn: column) * Units.blockBytes,
                 from: image.offset(ofColumn: column, row: 0))
-            devices.insert(base.device)
+            written.devices.insert(base.device)
         }
         for column in 0..<image.shape.width { add(column, groups.base(target, column: column)) }
         if let (column, base) = groups.replacingBase(target),
@@ -198,13 +191,13 @@ extension Space {
         }
         guard await io.run() else {
             await failDevices(io.devices(with: .ioError), during: "write")
-            return (skipped, false)
+            return (written, false)
         }
-        unflushedDevices.formUnion(devices)
+        unflushedDevices.formUnion(written.devices)
         if isFlushed, !Mutant.isActive(.rewriteUnflushed) {
-            guard await flushTogether(devices) else { return (skipped, false) }
+            guard await flushTogether(written.devices) else { return (written, false) }
         }
-        return (skipped, true)
+        return (written, true)
     }
 
     // MARK: - one column
@@ -225,8 +218,7 @@ extension Space {
         defer { engine.scratch.giveStripe(data, parity) }
         guard !engine.isStopped, let shape = groups[entry.group]?.shape else { return .failed }
         var image = StripeImage(shape, data: data, parity: parity)
-        let count =
-            column < shape.columns ? shape.blocks(ofColumn: column).count : image.rowCount
+        let count = shape.rowCount(ofColumn: column)
         guard await load(&image, grain, entry, values, rows: Array(0..<count)) else {
             return .failed
         }
@@ -284,6 +276,11 @@ extension Space {
             rewritten.append(block, ValueChange(old: old, new: new))
         }
         unflushedLog.add(.rewrite(grain: grain, entry: target.durable, rewritten))
+        free(source)
+    }
+
+    private func free(_ source: GrainMap.Entry) {
+        guard !Mutant.isActive(.stripeFreedEarly) else { return giveUpStripe(source) }
         pending.freed.append(source)
     }
 

@@ -41,13 +41,12 @@ struct StripeImage {
 
     /// Columns of data that have a block in the row.
     func columns(ofRow row: Int) -> Range<Int> {
-        let isLastShorter = row >= shape.blocks(ofColumn: shape.columns - 1).count
+        let isLastShorter = row >= shape.rowCount(ofColumn: shape.columns - 1)
         return 0..<shape.columns - (isLastShorter ? 1 : 0)
     }
 
     func block(_ column: Int, _ row: Int) -> Int { column * rowCount + row }
     func row(ofBlock block: Int) -> Int { block % rowCount }
-    func column(ofBlock block: Int) -> Int { block / rowCount }
 
     /// Where a block, or one of a parity's rows, lies in the arena.
     func offset(ofBlock block: Int) -> Int { data + block * Units.blockBytes }
@@ -65,7 +64,7 @@ struct StripeImage {
 
     /// Makes every parity of the rows from their data.
     func encode(_ rows: Range<Int>, in arena: BufferArena) {
-        let shorter = shape.blocks(ofColumn: shape.columns - 1).count
+        let shorter = shape.rowCount(ofColumn: shape.columns - 1)
         for part in [rows.clamped(to: 0..<shorter), rows.clamped(to: shorter..<rowCount)]
         where !part.isEmpty {
             Parity.encode(
