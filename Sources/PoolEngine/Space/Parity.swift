@@ -122,11 +122,12 @@ enum Parity {
         vectors.append(data[x])
         vectors.append(data[y])
         var factors = Factors(sources: data.count, targets: 2)
-        for other in [y, x] {
+        for target in 0..<2 {
+            let other = power(target == 0 ? y : x)
             for c in data.indices where c != x && c != y {
-                factors.append(gf_mul(power(other) ^ power(c), inverse))
+                factors.append(gf_mul(other ^ power(c), inverse))
             }
-            factors.append(gf_mul(power(other), inverse))
+            factors.append(gf_mul(other, inverse))
             factors.append(inverse)
         }
         vectors.makeCombinations(factors)
