@@ -154,8 +154,8 @@ enum Reports {
         lines += field(
             "room",
             "\(SizeText.format(space.mappedBytes)) mapped, "
-                + "\(SizeText.format(space.allocatedBytes)) allocated with \(space.resiliency.isParity ? "parity" : "copies")"
-                + " and metadata")
+                + "\(SizeText.format(space.allocatedBytes)) allocated with "
+                + (space.resiliency.isParity ? "parity" : "copies") + " and metadata")
         for tier in space.tiers {
             lines += field(
                 "on \(tier.media.rawValue)", "\(SizeText.format(tier.allocatedBytes)) allocated")

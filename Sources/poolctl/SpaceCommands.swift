@@ -27,7 +27,8 @@ struct SpaceCreate: ParsableCommand {
             valueName: "kind"))
     var resiliency: Resiliency
 
-    @Option(help: "Disks that share the load, a parity's own included; default: what the disks allow.")
+    @Option(
+        help: "Columns of data, of a parity all of its disks; default: what the disks allow.")
     var columns: Int?
 
     @Option(
