@@ -110,6 +110,25 @@ struct SlabGroupsTests {
         #expect(groups.freeGrains == 0 && groups.allocate() == nil && groups.nextID == 0)
     }
 
+    /// Compaction gives up what a repair goes on with.
+    @Test func aGroupIsDrainingUntilAllWhoEmptyItHaveEnded() {
+        var groups = Self.groups(columns: 1, copies: 1, unitBytes: 256 << 10)
+        let free = groups.freeGrains
+        groups.startDraining(0, by: .compaction)
+        groups.startDraining(0, by: .repair)
+        groups.startDraining(0, by: .repair)
+        #expect(groups.freeGrains == 0)
+        groups.stopDraining(0, by: .compaction)
+        #expect(!groups.isDraining(0, by: .compaction) && groups.isDraining(0, by: .repair))
+        #expect(groups.freeGrains == 0 && groups.allocate() == nil)
+        groups.stopDraining(0, by: .repair)
+        groups.stopDraining(0, by: .repair)
+        #expect(groups.freeGrains == free && groups.allocate() != nil)
+        groups.startDraining(0, by: .repair)
+        groups.stopDraining()
+        #expect(!groups.isDraining(0) && groups.freeGrains == free - 1)
+    }
+
     private static func groups(columns: Int, copies: Int, unitBytes: Int) -> SlabGroups {
         let slabs = (0..<columns * copies).map {
             GroupSlab(

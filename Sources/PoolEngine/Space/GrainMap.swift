@@ -83,6 +83,13 @@ struct GrainMap {
 /// A grain is free only when nothing durable names it: it comes back through ``release(_:)`` once
 /// its unmapping is durable, its readers have left and its discard has finished.
 struct SlabGroups {
+    struct Drainers: OptionSet {
+        let rawValue: UInt8
+        static let compaction = Drainers(rawValue: 1)
+        static let repair = Drainers(rawValue: 2)
+        static let all: Drainers = [.compaction, .repair]
+    }
+
     struct Group {
         var record: GroupRecord
         /// Index of its first (device, offset) in `bases`.
@@ -93,8 +100,9 @@ struct SlabGroups {
         var freeCount: Int
         /// A place from which a free grain is looked for.
         var cursor = 0
-        /// It is being emptied: none of its grains is handed out.
-        var isDraining = false
+        /// Who is emptying it. Meanwhile none of its grains is handed out.
+        var drainers: Drainers = []
+        var isDraining: Bool { !drainers.isEmpty }
 
         var grainCount: Int { shape.grainCount }
         var usedCount: Int { grainCount - freeCount }
@@ -196,24 +204,28 @@ struct SlabGroups {
         return best?.record.id
     }
 
-    mutating func startDraining(_ id: UInt32) {
-        guard let group = self[id], !group.isDraining else { return }
-        groups[Int(id)]!.isDraining = true
-        freeGrains -= group.freeCount
+    mutating func startDraining(_ id: UInt32, by drainer: Drainers) {
+        guard let group = self[id] else { return }
+        groups[Int(id)]!.drainers.formUnion(drainer)
+        if !group.isDraining { freeGrains -= group.freeCount }
     }
 
-    /// Its grains can be handed out again. Nothing happens when it is gone.
-    mutating func stopDraining(_ id: UInt32) {
+    /// Its grains can be handed out again, unless others are emptying it, too. Nothing happens when it
+    /// is gone.
+    mutating func stopDraining(_ id: UInt32, by drainers: Drainers) {
         guard let group = self[id], group.isDraining else { return }
-        groups[Int(id)]!.isDraining = false
-        freeGrains += group.freeCount
+        groups[Int(id)]!.drainers.subtract(drainers)
+        if !groups[Int(id)]!.isDraining { freeGrains += group.freeCount }
     }
 
+    /// Clients need the grains of groups that are being emptied.
     mutating func stopDraining() {
-        for id in groups.indices { stopDraining(UInt32(id)) }
+        for id in groups.indices { stopDraining(UInt32(id), by: .all) }
     }
 
-    func isDraining(_ id: UInt32) -> Bool { self[id]?.isDraining ?? false }
+    func isDraining(_ id: UInt32, by drainers: Drainers = .all) -> Bool {
+        !(self[id]?.drainers ?? []).isDisjoint(with: drainers)
+    }
 
     /// Whether a group is read and written in a place that no disk has, whatever its record says.
     var hasHoles: Bool {

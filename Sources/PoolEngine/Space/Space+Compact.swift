@@ -127,7 +127,7 @@ extension Space {
     // MARK: - one group
 
     private func drain(_ victim: UInt32) async {
-        groups.startDraining(victim)
+        groups.startDraining(victim, by: .compaction)
         var isEmptied = false
         // Twice without getting into anybody's way; what is written to all the time is copied with
         // its range held.
@@ -138,9 +138,9 @@ extension Space {
         }
         await releaseFreed()
         await releaseEmptyGroups()
-        if groups[victim] != nil, groups.isDraining(victim) {
+        if groups.isDraining(victim, by: .compaction) {
             skippedGroups.insert(victim)
-            groups.stopDraining(victim)
+            groups.stopDraining(victim, by: .compaction)
             wake(&grainWaiters)
         }
     }
@@ -157,7 +157,7 @@ extension Space {
                 inGroup: victim, from: start, limit: engine.limits.compactScan)
             next = found.next
             for grain in found.grains {
-                guard mayGoOn, groups.isDraining(victim) else { return nil }
+                guard mayGoOn, groups.isDraining(victim, by: .compaction) else { return nil }
                 switch await move(
                     grain, outOf: victim, holdsRange: holdsRange, { self.mayGoOn })
                 {

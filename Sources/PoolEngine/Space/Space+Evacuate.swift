@@ -9,6 +9,8 @@ import PoolFormat
 extension Space {
     /// Moves every grain of a group elsewhere, and gives the group back.
     func evacuate(_ victim: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
+        // Stripes and moves that are being written into it are mapped when they are done.
+        await waitForWork(placedWork)
         // What is written to all the time is looked for again.
         for round in 0..<4 {
             guard let left = await moveAll(outOf: victim, priority, holdsRanges: round > 1) else {
@@ -18,6 +20,8 @@ extension Space {
             await releaseFreed()
             guard mayRepair else { return .failed }
             if groups[victim]?.usedCount == 0 { break }
+            // The pool is full, and clients have had its grains.
+            if groups[victim] != nil, !groups.isDraining(victim, by: .repair) { return .noRoom }
         }
         guard let group = groups[victim] else { return .done }
         guard group.usedCount == 0 else { return .failed }

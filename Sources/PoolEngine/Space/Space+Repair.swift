@@ -533,9 +533,9 @@ extension Space {
 
     /// Moves everything of a group into others; meanwhile it takes nothing.
     func empty(_ group: UInt32, _ priority: RepairPriority) async -> RepairOutcome {
-        groups.startDraining(group)
+        groups.startDraining(group, by: .repair)
         defer {
-            groups.stopDraining(group)
+            groups.stopDraining(group, by: .repair)
             wake(&grainWaiters)
         }
         return await evacuate(group, priority)

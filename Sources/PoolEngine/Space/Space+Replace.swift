@@ -176,7 +176,8 @@ extension Space {
         }
     }
 
-    private func waitForWork(_ numbers: Set<UInt64>) async {
+    /// Moves, discards and writes of stripes.
+    func waitForWork(_ numbers: Set<UInt64>) async {
         while !placedWork.isDisjoint(with: numbers), !engine.isStopped { await nap() }
     }
 
