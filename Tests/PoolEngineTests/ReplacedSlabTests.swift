@@ -1,0 +1,124 @@
+import PoolFormat
+import Synchronization
+import Testing
+
+@testable import PoolEngine
+
+/// One slab of a group is replaced, while others use the group.
+@Suite struct ReplacedSlabTests {
+    /// A space of one column with something in it, and its slab, or the first copy of it, on the
+    /// way to a disk that has nothing of the space.
+    private final class Replacing {
+        let world: PoolWorld
+        let pool: Pool
+        let space: Space
+        let old: GroupSlab
+        /// Where the new slab is to lie.
+        let target: DiskNumber
+        var expected: ExpectedBlocks
+        private let box = Box()
+
+        private final class Box: Sendable {
+            let outcome = Mutex<Space.Replaced?>(nil)
+        }
+
+        init(_ resiliency: ResiliencyKind, grains: UInt64) throws {
+            let world = PoolWorld([2048, 2048, 2048, 2048])
+            let pool = try #require(world.create(0..<4)).get()
+            let parameters = Pool.SpaceParameters(
+                name: "m", sizeBytes: 1 << 30, resiliency: resiliency, columns: 1)
+            try #require(
+                world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
+            ).get()
+            let space = try #require(pool.space(named: "m"))
+            var expected = ExpectedBlocks()
+            expected.write(
+                world, space, (0..<grains).map { $0 * UInt64(Units.blocksPerGrain) })
+            let record = try #require(pool.groups(ofSpace: "m").first)
+            target = try #require(
+                (1...4).map { DiskNumber($0) }.first { number in
+                    let claims = space.claims(on: number)
+                    return claims.slabs.isEmpty && claims.pieces.isEmpty
+                })
+            (self.world, self.pool, self.space, self.expected) = (world, pool, space, expected)
+            old = record.slabs[0]
+        }
+
+        var targetDisk: MemoryDisk { world.disks[Int(target.rawValue) - 1] }
+        var outcome: Space.Replaced? { box.outcome.withLock { $0 } }
+
+        func begin() {
+            let (box, target) = (box, target)
+            box.outcome.withLock { $0 = nil }
+            space.background { space in
+                let outcome = await space.replaceSlab(of: 0, at: 0, on: target, .normal)
+                box.outcome.withLock { $0 = outcome }
+            }
+        }
+
+        /// Grains that the new slab lacks; nil: none is being filled.
+        var lacking: Int? { space.groups.replacement(of: 0)?.lacking.count }
+
+        /// Where the group's first copy is read.
+        var place: SlabGroups.Base? {
+            var place: SlabGroups.Base?
+            space.groups.forEachRun(
+                GrainMap.Entry(group: 0, physicalGrain: 0), copy: 0, offsetBytes: 0,
+                lengthBytes: Units.blockBytes
+            ) { base, _, _ in place = base }
+            return place
+        }
+
+        func isGranted(_ slab: GroupSlab) -> Bool {
+            pool.disk(slab.address.disk)?.slabs[Int(slab.address.slab)].lineage == space.lineage
+        }
+    }
+
+    /// What has looked up a place in the old slab before the switch.
+    enum Other: CaseIterable {
+        /// A request, or whatever else holds a range.
+        case range
+        /// A move or a discard.
+        case placedWork
+        case settling
+    }
+
+    private final class Held: Sendable {
+        let request = Mutex<RequestIndex?>(nil)
+    }
+
+    /// Nobody is granted the old slab while something is still under way there.
+    @Test(arguments: Other.allCases)
+    func theOldSlabIsFreeOnceNothingIsUnderWayThere(_ other: Other) throws {
+        let replacing = try Replacing(.mirror2, grains: 3)
+        let (world, space, old) = (replacing.world, replacing.space, replacing.old)
+        replacing.begin()
+        #expect(world.untilTrue { replacing.lacking == 0 })
+        try #require(replacing.outcome == nil && replacing.place?.disk == old.address.disk)
+        let end: () -> Void
+        switch other {
+        case .range:
+            let held = Held()
+            space.background { space in
+                let request = await space.hold(0, { true })
+                held.request.withLock { $0 = request }
+            }
+            #expect(world.untilTrue { held.request.withLock { $0 } != nil })
+            end = { if let request = held.request.withLock({ $0 }) { space.letGo(request) } }
+        case .placedWork:
+            let number = space.beginPlacedWork()
+            end = { space.endPlacedWork(number) }
+        case .settling:
+            space.settleWaiters[0] = []
+            end = { space.settleWaiters[0] = nil }
+        }
+        try #require(replacing.place?.disk == old.address.disk, "it is too late to be in its way")
+        #expect(world.untilTrue { replacing.place?.disk == replacing.target })
+        for _ in 0..<200 where replacing.outcome == nil { _ = world.step() }
+        #expect(replacing.outcome == nil && replacing.isGranted(old))
+        end()
+        #expect(world.untilTrue { replacing.outcome != nil })
+        #expect(replacing.outcome == .done && !replacing.isGranted(old))
+        replacing.expected.check(world, space)
+    }
+}
