@@ -121,4 +121,69 @@ import Testing
         #expect(replacing.outcome == .done && !replacing.isGranted(old))
         replacing.expected.check(world, space)
     }
+
+    enum Failure: CaseIterable {
+        case write, flush
+    }
+
+    /// What is being filled is given up with its disk, whenever in the filling that fails: the old
+    /// slab of a simple space is whole, and everything goes on.
+    @Test(arguments: Failure.allCases)
+    func aSimpleSpaceGoesOnWithoutTheDiskThatIsFilled(_ failure: Failure) throws {
+        var failures = 0
+        for steps in 0..<40 {
+            let replacing = try Replacing(.simple, grains: 6)
+            let (world, pool, space) = (replacing.world, replacing.pool, replacing.space)
+            replacing.begin()
+            #expect(world.untilTrue { replacing.lacking != nil })
+            for _ in 0..<steps where replacing.lacking ?? 0 > 0 { _ = world.step() }
+            guard let lacking = replacing.lacking, lacking > 0 else { break }
+            failures += 1
+            switch failure {
+            case .write: replacing.targetDisk.isBroken = true
+            case .flush: replacing.targetDisk.flushesUntilBroken = 0
+            }
+            // Over what is copied by now, and over what is not.
+            let grain = UInt64(Units.grainBytes)
+            let asked = (0..<UInt64(6)).map {
+                world.submit(.write, space, $0 * grain, 4096, data: UInt8(200 + $0)).cookie
+            } + [world.submit(.flush, space, 0, 0).cookie]
+            for cookie in asked { #expect(world.reply(cookie)?.status == .ok) }
+            #expect(world.untilTrue { replacing.outcome != nil })
+            #expect(replacing.outcome == .failed)
+            #expect(replacing.place?.disk == replacing.old.address.disk)
+            #expect(world.perform(.flush, space, 0) == .ok)
+            let status = try #require(pool.status().spaces.first)
+            #expect(status.reason.isEmpty && status.lostDisks.isEmpty, "\(status)")
+            #expect(pool.configuration.disks.contains { $0.state == .failed })
+            #expect(!pool.configuration.spaces[0].flags.contains(.readOnly))
+            // It takes what others hold once it is back.
+            #expect(world.bringBack(Int(replacing.target.rawValue) - 1, pool) == nil)
+            #expect(pool.audit().isEmpty, "\(pool.audit())")
+            replacing.begin()
+            #expect(world.untilTrue { replacing.outcome != nil })
+            #expect(replacing.outcome == .done && replacing.place?.disk == replacing.target)
+            func check(_ space: Space) {
+                for number in 0..<UInt64(6) {
+                    let bytes = world.bytes(space, number * grain, 4096)
+                    #expect(bytes == Array(repeating: UInt8(200 + number), count: 4096))
+                }
+            }
+            check(space)
+            world.powerCut(.dropAll)
+            let opened = try #require(world.open()).get()
+            check(try #require(opened.space(named: "m")))
+        }
+        #expect(failures > 3)
+    }
+
+    /// Once the new slab is in use its disk is the space's.
+    @Test func aSimpleSpaceNeedsTheDiskThatWasFilled() throws {
+        let replacing = try Replacing(.simple, grains: 2)
+        replacing.begin()
+        #expect(replacing.world.untilTrue { replacing.outcome != nil })
+        try replacing.world.lose(Int(replacing.target.rawValue) - 1, replacing.pool)
+        #expect(replacing.space.readOnlyReason != nil)
+        #expect(replacing.pool.configuration.spaces[0].flags.contains(.readOnly))
+    }
 }

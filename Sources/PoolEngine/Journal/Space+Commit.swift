@@ -210,12 +210,20 @@ extension Space {
     ///   the others have left is durable too.
     func flush(_ devices: DeviceSet) async -> Bool {
         let io = IOBatch(engine)
-        devices.forEach { if !isRedundant || !engine.failedDevices.contains($0) { io.flush($0) } }
+        devices.forEach { if !isDoneWithout($0) { io.flush($0) } }
         if await !io.run(), !Mutant.isActive(.ignoreFailedFlush) {
-            await failDevices(io.devices(with: .ioError), during: "flush")
-            if !isRedundant { return false }
+            let failed = io.devices(with: .ioError)
+            await failDevices(failed, during: "flush")
+            if !isRedundant, !isSpared(failed) { return false }
         }
         return await departuresAreDurable()
+    }
+
+    private func isDoneWithout(_ device: DeviceIndex) -> Bool {
+        guard engine.failedDevices.contains(device) else { return false }
+        var only = DeviceSet()
+        only.insert(device)
+        return isRedundant || isSpared(only)
     }
 
     // MARK: - batches

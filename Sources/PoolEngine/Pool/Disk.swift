@@ -133,6 +133,8 @@ final class Disk: @unchecked Sendable {
     var isMember = true
     /// Spaces that said, when it failed, that without it no copy of some of their metadata is left.
     var lastOf: Set<Lineage> = []
+    /// Simple spaces that said then that they have nothing on it that they use.
+    var sparedBy: Set<Lineage> = []
     /// It is being emptied: nothing more is granted on it.
     var isRetired = false
 
@@ -253,6 +255,15 @@ final class Disk: @unchecked Sendable {
 
     /// Those that are nobody's claim.
     var unreservedPieceRoom: Int { max(0, pieceRoom - reservedPieces) }
+
+    /// What a space has said when it was told of the failure.
+    func note(_ loss: Space.Loss, of lineage: Lineage) {
+        switch loss {
+        case .disk: break
+        case .lastCopy: lastOf.insert(lineage)
+        case .nothing: sparedBy.insert(lineage)
+        }
+    }
 
     /// Whether anything of a space lies here.
     func holds(_ lineage: Lineage) -> Bool {

@@ -34,6 +34,11 @@ struct DiskPlaces: Sendable {
         place(number)?.device ?? Self.nowhere
     }
 
+    /// The disk that is on a device; nil: none is.
+    func disk(on device: DeviceIndex) -> DiskNumber? {
+        places.firstIndex { $0?.device == device }.map { DiskNumber(UInt16($0)) }
+    }
+
     func has(_ number: DiskNumber) -> Bool { place(number) != nil }
 
     /// Whether an address that was read from somewhere lies on a disk of the pool.

@@ -10,9 +10,10 @@ import PoolFormat
 /// 3. Every version written is higher than any written before, whether or not that took effect.
 /// 4. A disk that fails, here or elsewhere, is part of the next change: its state, the voters
 ///    without it, its departure from every mirror that has something on it, and read-only for every
-///    simple space that has. Its copy is stale from then on and does not vote. From the last disk with
-///    a space's metadata nobody departs: nothing goes on without it, so that nothing makes it stale.
-///    The space is read-only, and whole again once that disk is opened.
+///    simple space that uses something on it. Its copy is stale from then on and does not vote.
+///    From the last disk with a space's metadata nobody departs: nothing goes on without it, so
+///    that nothing makes it stale. The space is read-only, and whole again once that disk is
+///    opened.
 ///
 /// A crash before the last flush leaves some disks with the new version and some with the one
 /// before. Opening takes the newest there is and writes it to all, before anything relies on it.
@@ -169,7 +170,9 @@ extension Pool {
             }
             for index in next.spaces.indices where disk.holds(next.spaces[index].lineage) {
                 let lineage = next.spaces[index].lineage
-                if next.spaces[index].resiliency.tolerance > 0, goesOn(next.spaces[index], without: disk, next) {
+                if disk.sparedBy.contains(lineage) { continue }
+                let isRedundant = next.spaces[index].resiliency.tolerance > 0
+                if isRedundant, goesOn(next.spaces[index], without: disk, next) {
                     if !Mutant.isActive(.forgetDeparture) { next.depart(disk.number, lineage) }
                 } else if !next.spaces[index].flags.contains(.readOnly) {
                     next.spaces[index].flags.insert(.readOnly)
@@ -215,13 +218,13 @@ extension Pool {
             let lost = serves ? [] : spaces.filter { disk.holds($0.lineage) }
             let reason = Self.reason(disk)
             for shard in engine.otherShards {
-                let last = try await engine.on(shard) { other -> [Lineage] in
+                let told = try await engine.on(shard) { other -> [(Lineage, Space.Loss)] in
                     other.note(device, serves: serves, supportsDiscard: supportsDiscard)
-                    return lost.filter { space in
-                        space.engine === other && !space.noteDeparting(number, reason)
-                    }.map(\.lineage)
+                    return lost.filter { $0.engine === other }.map {
+                        ($0.lineage, $0.noteDeparting(number, reason))
+                    }
                 }
-                disk.lastOf.formUnion(last)
+                for (lineage, loss) in told { disk.note(loss, of: lineage) }
             }
             disk.announced = serves
         }

@@ -227,11 +227,11 @@ extension Pool {
         for disk in disks
         where !disk.serves && !disk.isFailureRecorded && disk.holds(space.lineage) {
             let number = disk.number
-            let isLeft = try await engine.on(space.engine.shard) { _ in
+            let loss = try await engine.on(space.engine.shard) { _ in
                 space.noteDeparting(
                     number, "disk\(number.rawValue) failed", missedPages: .everything)
             }
-            if !isLeft { disk.lastOf.insert(space.lineage) }
+            disk.note(loss, of: space.lineage)
         }
         for departure in configuration.departures where departure.lineage == space.lineage {
             let number = departure.disk

@@ -93,9 +93,7 @@ extension Pool {
         engine.failedDevices.insert(disk.device)
         // Those of other shards are told, and wait for it, before the failure is recorded.
         for space in spaces where space.engine === engine && disk.holds(space.lineage) {
-            if !space.noteDeparting(disk.number, Self.reason(disk)) {
-                disk.lastOf.insert(space.lineage)
-            }
+            disk.note(space.noteDeparting(disk.number, Self.reason(disk)), of: space.lineage)
         }
     }
 

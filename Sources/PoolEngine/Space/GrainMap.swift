@@ -236,6 +236,16 @@ struct SlabGroups {
         }
     }
 
+    /// Whether a group is read and written there, or its record says so.
+    func uses(_ number: DiskNumber) -> Bool {
+        groups.contains { group in
+            guard let group else { return false }
+            return group.record.slabs.contains { $0.address.disk == number }
+                || bases[group.firstBase..<group.firstBase + group.record.slabs.count]
+                    .contains { $0.disk == number }
+        }
+    }
+
     // MARK: - grains
 
     /// A free grain, or nil when the space has none.

@@ -19,28 +19,40 @@ import PoolFormat
 /// behind no record. A crash later finds the departure, and what the disk lacks in the missed and
 /// the dirty set together.
 extension Space {
+    /// What a disk that has failed was to a space.
+    enum Loss: Sendable {
+        /// A mirror goes on without it, and a simple space does not.
+        case disk
+        /// No copy of some of a mirror's metadata is left.
+        case lastCopy
+        /// A simple space has nothing there but what it was just being given, and does not need
+        /// yet.
+        case nothing
+    }
+
     /// Step 1. The pool has stopped using the disk.
-    ///
-    /// - Returns: whether a mirror has a copy of all its metadata left.
     @discardableResult
     func noteDeparting(
         _ number: DiskNumber, _ reason: String, missedPages: MissedPages = .nothing
-    ) -> Bool {
-        if hasEnded { return true }
+    ) -> Loss {
+        if hasEnded { return .disk }
+        groups.loseReplacements(on: number)
         guard isRedundant else {
-            missUnflushed(&doubtful)
-            becomeReadOnly(reason)
-            return true
+            if uses(number) {
+                missUnflushed(&doubtful)
+                becomeReadOnly(reason)
+                return .disk
+            }
+            return .nothing
         }
         // It is given nothing, and that is durable: a configuration that was changed while the disk was
         // on its way back may say it again.
         if let index = departed.index(of: number), departed[index].phase == .away {
             comingBack.remove(number)
-            return hasMetadata
+            return hasMetadata ? .disk : .lastCopy
         }
         departing.insert(number)
         departuresNoted += 1
-        groups.loseReplacements(on: number)
         let index =
             departed.index(of: number)
             ?? departed.add(
@@ -53,7 +65,7 @@ extension Space {
         let isLeft = hasMetadata
         if !isLeft { becomeReadOnly("no copy of its metadata is left: " + reason) }
         commitWanted.fire()
-        return isLeft
+        return isLeft ? .disk : .lastCopy
     }
 
     /// Step 2 has ended: the configuration in effect says so, or has the disk without this space.
@@ -265,6 +277,24 @@ extension Space {
             guard await writeBatch(&writer, buffer: buffer) else { return false }
         }
         return await flush(journal.devices)
+    }
+
+    // MARK: - a simple space
+
+    /// Whether something of the space is read there, or would be after a crash. A slab that is
+    /// being filled is not: until a record names it, the old one has everything.
+    private func uses(_ number: DiskNumber) -> Bool {
+        groups.uses(number) || claimedPieceAddresses.contains { $0.disk == number }
+    }
+
+    /// Whether these have failed without anything that a simple space uses.
+    func isSpared(_ devices: DeviceSet) -> Bool {
+        guard devices.isSubset(of: engine.failedDevices) else { return false }
+        var isSpared = true
+        devices.forEach { device in
+            if places.disk(on: device).map(uses) ?? false { isSpared = false }
+        }
+        return isSpared
     }
 
     // MARK: - metadata

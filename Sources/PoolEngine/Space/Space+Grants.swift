@@ -35,7 +35,11 @@ extension Space {
     func addGroup() async throws(PoolError) {
         let id = groups.nextID
         try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
-        let record = try await grantGroup(id)
+        var record = try await grantGroup(id)
+        while isLost(record) {
+            await release([record])
+            record = try await grantGroup(id)
+        }
         adopt(record)
         addRecord(.groupAdded(record))
         pieces.markDirty(.group, GroupPage.index(ofGroup: id), since: firstUnwrittenSequence)
@@ -59,6 +63,16 @@ extension Space {
         }
         places = granted.places
         return granted.record
+    }
+
+    /// A simple space may have said of a disk that failed meanwhile that it uses nothing there: nor
+    /// does it from here on.
+    func isLost(_ record: GroupRecord) -> Bool {
+        !isRedundant && record.slabs.contains { isLost(places.base($0.address)) }
+    }
+
+    func isLost(_ base: SlabGroups.Base) -> Bool {
+        base.device == DiskPlaces.nowhere || engine.failedDevices.contains(base.device)
     }
 
     func adopt(_ record: GroupRecord) {

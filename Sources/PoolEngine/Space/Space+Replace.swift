@@ -20,8 +20,9 @@ import PoolFormat
 ///
 /// A crash before 5 finds the old slab, which took every write, and frees the new one, which nobody
 /// claims; a crash later finds the new slab, which has everything, and frees the old one. If the new
-/// one's disk leaves between 5 and 6, the record names the old one again before the first write that
-/// goes to that one alone.
+/// one's disk leaves before 5, it is given up, and a simple space goes on, too. If it leaves
+/// between 5 and 6, the record names the old one again before the first write that goes to that one
+/// alone; of a simple space there is none, as it is read-only then.
 extension Space {
     enum Replaced: Sendable {
         case done
@@ -50,7 +51,8 @@ extension Space {
         } catch {
             return error.isShortOfSpace ? .noRoom : .failed
         }
-        guard groups[id]?.record == record, mayRepair, departed.index(of: slab.address.disk) == nil
+        guard groups[id]?.record == record, mayRepair,
+            departed.index(of: slab.address.disk) == nil, !isLost(places.base(slab.address))
         else {
             await releaseSlab(slab, of: record)
             return .failed

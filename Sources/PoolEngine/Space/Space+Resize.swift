@@ -159,6 +159,10 @@ extension Space {
             return (records: records, places: pool.places)
         }
         places = granted.places
+        guard !granted.records.contains(where: isLost) else {
+            await release(granted.records)
+            throw .ioError
+        }
         for record in granted.records {
             adopt(record)
             addRecord(.groupAdded(record))

@@ -213,8 +213,12 @@ extension Space {
         let (grain, blocks) = (table[request].grain, table[request].blocks)
         let region = DirtyRegions.region(ofGrain: grain)
         // The disk lacks it, whenever it was that it left; nothing but this may say so.
-        if copies > 1 { lateMissed.insert(region) }
-        if goesOn, copies > 1, noteMissed(map[grain], grain: grain, blocks: blocks) {
+        if isRedundant { lateMissed.insert(region) }
+        let isTaken =
+            isRedundant
+            ? noteMissed(map[grain], grain: grain, blocks: blocks)
+            : isSpared(table[request].failedDevices)
+        if goesOn, isTaken {
             table[request].deviceFailed = false
             table[request].failedDevices = DeviceSet()
             return finishWrite(request)
@@ -232,7 +236,8 @@ extension Space {
         if engine.isStopped { return }
         await pool.devicesFailed(devices, during: what, from: engine)
         if engine.isStopped || readOnlyReason != nil { return }
-        if !isRedundant || !devices.isSubset(of: engine.failedDevices) {
+        let isBorne = isRedundant ? devices.isSubset(of: engine.failedDevices) : isSpared(devices)
+        if !isBorne {
             becomeReadOnly("a disk failed during a \(what)")
         }
     }
