@@ -186,4 +186,34 @@ import Testing
         #expect(replacing.space.readOnlyReason != nil)
         #expect(replacing.pool.configuration.spaces[0].flags.contains(.readOnly))
     }
+
+    /// A grain that cannot be read ends the filling at once, and the next attempt before it begins,
+    /// for as long as that is so.
+    @Test func nothingIsCopiedBesideWhatCannotBeRead() throws {
+        let replacing = try Replacing(.mirror2, grains: 40)
+        let (world, pool, space) = (replacing.world, replacing.pool, replacing.space)
+        let slabs = try #require(pool.groups(ofSpace: "m").first?.slabs.map(\.address))
+        func setUnreadable(_ isUnreadable: Bool) {
+            for slab in slabs {
+                let place = space.places.base(slab).offsetBytes + 3 << 20
+                world.disks[Int(slab.disk.rawValue) - 1].unreadable = isUnreadable ? [place] : []
+            }
+        }
+        func attempt() -> (outcome: Space.Replaced?, writes: Int) {
+            let before = replacing.targetDisk.writes.count
+            replacing.begin()
+            #expect(world.untilTrue { replacing.outcome != nil })
+            return (replacing.outcome, replacing.targetDisk.writes.count - before)
+        }
+        setUnreadable(true)
+        let first = attempt()
+        #expect(first.outcome == .unreadable && (1..<20).contains(first.writes), "\(first)")
+        for _ in 0..<2 {
+            let again = attempt()
+            #expect(again.outcome == .unreadable && again.writes == 0, "\(again)")
+        }
+        setUnreadable(false)
+        #expect(attempt().outcome == .done)
+        replacing.expected.check(world, space)
+    }
 }

@@ -448,6 +448,25 @@ struct SlabGroups {
         }
     }
 
+    /// The blocks of a grain that a slab's part of it is, or is made of.
+    func blocks(of entry: GrainMap.Entry, inColumnOf slab: Int) -> [Int] {
+        let (_, shape) = place(entry)
+        if shape.isParity {
+            let column = shape.column(at: slab, grain: entry.physicalGrain)
+            return column < shape.columns
+                ? Array(shape.blocks(ofColumn: column)) : Array(0..<Units.blocksPerGrain)
+        }
+        var blocks: [Int] = []
+        shape.forEachPart(
+            entry.physicalGrain, offsetBytes: 0, lengthBytes: Units.grainBytes
+        ) { position, _, offset, bytes in
+            guard position / shape.copies == slab / shape.copies else { return }
+            let first = offset / Units.blockBytes
+            blocks += first..<first + bytes / Units.blockBytes
+        }
+        return blocks
+    }
+
     @inline(__always)
     private func place(_ entry: GrainMap.Entry) -> (firstBase: Int, shape: GroupShape) {
         let id = Int(entry.group)

@@ -509,15 +509,16 @@ extension Space {
             let position = record.slabs.firstIndex(where: { isLacking($0, plan) })
         {
             guard mayRepair else { return .failed }
-            switch await replaceSlab(
+            let replaced = await replaceSlab(
                 of: id, at: position, avoiding: plan.givenUp, plan.priority)
-            {
+            switch replaced {
             case .done: continue
             case .noRoom, .unreadable:
                 await emptyingLock.acquire(engine)
                 let outcome = await empty(id, plan.priority)
                 emptyingLock.release()
-                guard outcome == .noRoom else { return outcome }
+                // What cannot be read is no more readable beside another column.
+                guard outcome == .noRoom, replaced == .noRoom else { return outcome }
                 let shared = await replaceSlab(
                     of: id, at: position, avoiding: plan.givenUp, mayShare: true, plan.priority)
                 guard shared == .done else { return .noRoom }

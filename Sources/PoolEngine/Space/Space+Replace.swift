@@ -41,6 +41,10 @@ extension Space {
         of id: UInt32, at position: Int, avoiding givenUp: Set<DiskNumber> = [],
         on disk: DiskNumber? = nil, mayShare: Bool = false, _ priority: RepairPriority
     ) async -> Replaced {
+        guard groups[id] != nil else { return .failed }
+        guard await canBeFilled(id, at: position) else {
+            return mayRepair ? .unreadable : .failed
+        }
         guard let record = groups[id]?.record, groups.replacement(of: id) == nil else {
             return .failed
         }
@@ -216,17 +220,53 @@ extension Space {
             ) { space, grain, _ in
                 await space.copyToReplacement(of: id, grain, priority, unreadable)
             }
-            guard isThrough, mayRepair, groups.replacement(of: id)?.isLost == false else {
-                return .failed
+            guard mayRepair, groups.replacement(of: id)?.isLost == false else { return .failed }
+            guard unreadable.grains.isEmpty else {
+                unreadableGrains[id] = unreadable.grains
+                return .unreadable
             }
-            if groups.replacement(of: id)?.lacking.isSubset(of: unreadable.grains) ?? true { break }
+            guard isThrough else { return .failed }
+            if groups.replacement(of: id)?.lacking.isEmpty ?? true { break }
         }
-        guard unreadable.grains.isEmpty else { return .unreadable }
         guard groups.replacement(of: id)?.lacking.isEmpty ?? false else { return .failed }
         if Mutant.isActive(.replacedUnflushed) { return .done }
         var devices = DeviceSet()
         devices.insert(device)
         return await flush(devices) ? .done : .failed
+    }
+
+    /// What kept a slab of the group from being filled is looked at before anything is copied
+    /// again.
+    private func canBeFilled(_ id: UInt32, at position: Int) async -> Bool {
+        for grain in (unreadableGrains[id] ?? []).sorted() {
+            guard await isReadable(grain, in: id, at: position) else { return false }
+        }
+        unreadableGrains[id] = nil
+        return true
+    }
+
+    /// Whether everything of a grain that the slab has can be had; also of one that lies elsewhere
+    /// now.
+    private func isReadable(_ grain: UInt64, in id: UInt32, at position: Int) async -> Bool {
+        while grain < UInt64(map.grainCount) {
+            guard await isReadyToCopy(grain, { self.mayRepair }),
+                let held = await hold(grain, { self.mayRepair })
+            else { return false }
+            defer { letGo(held) }
+            let entry = map[grain]
+            guard entry.isMapped, entry.group == id else { return true }
+            guard let values = valuesInMemory(grain) else { continue }
+            let buffer = await engine.scratch.take(bytes: Units.grainBytes)
+            defer { engine.scratch.give(buffer) }
+            let wanted = groups.blocks(of: entry, inColumnOf: position)
+                .filter { values[$0] != BlockValue.unwritten }
+            let right =
+                isParity
+                ? await readStripe(grain, entry, wanted, values, at: buffer)
+                : await readRight(grain, entry, wanted, values, into: buffer)
+            return right?.count == wanted.count
+        }
+        return true
     }
 
     /// - Returns: false: there is no point in going on.
@@ -238,8 +278,7 @@ extension Space {
             return false
         }
         guard entry.isMapped, entry.group == id,
-            replacement.lacking.contains(entry.physicalGrain),
-            !unreadable.grains.contains(entry.physicalGrain)
+            replacement.lacking.contains(entry.physicalGrain)
         else { return true }
         let all = 0..<Units.blocksPerGrain
         let isPaced = priority != .high && isBusy
@@ -252,8 +291,9 @@ extension Space {
             if isPaced { await waitForTurn(bytes: bytes, priority) }
             let isReady = await isReadyToCopy(grain, { self.mayRepair })
             guard isReady, await copyToReplacement(grain, entry, blocks) else {
-                unreadable.grains.insert(entry.physicalGrain)
-                return mayRepair
+                // Without it the slab is no use: nothing more is copied in vain.
+                unreadable.grains.insert(grain)
+                return false
             }
         }
         guard map[grain] == entry else { return true }
@@ -340,7 +380,7 @@ extension Space {
     }
 }
 
-/// Grains of a group of which no copy can be had, by their places in it.
+/// Grains of a group of which no copy can be had.
 private final class Unreadable: @unchecked Sendable {
-    var grains: Set<UInt32> = []
+    var grains: Set<UInt64> = []
 }

@@ -172,6 +172,8 @@ public final class Space: @unchecked Sendable {
     var unmovableGroups: Set<UInt32> = []
     /// Groups that were not emptied when it was last tried; forgotten when grains become free.
     var skippedGroups: Set<UInt32> = []
+    /// Grains that kept a slab of their group from being filled, by group.
+    var unreadableGrains: [UInt32: Set<UInt64>] = [:]
     /// Movers of a repair are numbered; one of them goes on while clients are at work.
     var nextMover: UInt64 = 0
     var pacer: UInt64?
