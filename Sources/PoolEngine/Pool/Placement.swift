@@ -143,9 +143,10 @@ enum Placement {
     /// The next slab to be moved off a disk with little room, to one with more by at least two: each
     /// such move lessens the sum of the squares of the rooms, so they end.
     ///
-    /// A disk that the group does not lie on is preferred; else it must not have another copy of the
-    /// column: with such moves too, and no others, everything is used in the end that any placement
-    /// could use (`PoolPlacementTests` compares the two). Copies that are in distinct domains stay so.
+    /// It goes to a disk that the group does not lie on. Beside another column of the group, not
+    /// another copy of the same, it goes only while some room could not be used otherwise: with
+    /// such moves too, and no others, everything is used in the end that any placement could use
+    /// (`PoolPlacementTests` compares the two). Copies that are in distinct domains stay so.
     ///
     /// - Parameter isRefused: moves that are not to be made.
     static func nextMove(
@@ -154,6 +155,7 @@ enum Placement {
     ) -> Move? {
         let ordered = rooms.sorted { ($0.slabs, $0.disk) < ($1.slabs, $1.disk) }
         for mayShare in [false, true] {
+            if mayShare, !strandsRoom(rooms, groups) { return nil }
             for full in ordered {
                 for empty in ordered.reversed() where empty.slabs - full.slabs >= 2 {
                     for (index, group) in groups.enumerated() {
@@ -174,6 +176,15 @@ enum Placement {
             }
         }
         return nil
+    }
+
+    /// Whether some room is too much for that of the other disks, for groups such as these.
+    private static func strandsRoom(_ rooms: [Room], _ groups: [Group]) -> Bool {
+        let slabs = rooms.map(\.slabs)
+        let total = slabs.reduce(0, +)
+        return Set(groups.map(\.copies)).contains {
+            columnsThatFit(slabs, copies: $0) < total / $0
+        }
     }
 
     /// Whether no column has two copies in one domain. `chosen` is column-major.

@@ -2,7 +2,7 @@ import PoolFormat
 
 /// Spreads what is there over all disks: slabs on the disks with the least room are replaced by slabs
 /// where there is most (`Space/Space+Replace.swift`), one after the other, until no such move brings
-/// the two closer.
+/// the two closer that ``Placement/nextMove(_:groups:domains:isRefused:)`` allows.
 ///
 /// Each move lessens the sum of the squares of what the disks have free: it ends.
 extension Pool {
