@@ -297,7 +297,7 @@ import Testing
     }
 
     /// A disk that is being retired and fails, or is away for a while, goes on being retired, over
-    /// an opening of the pool, too.
+    /// an opening of the pool, too. It is never offline: that would not outlive the opening.
     @Test(arguments: [false, true]) func aFailingDiskStaysRetired(comesBack: Bool) throws {
         // Two are too few for what the retired one holds.
         let world = PoolWorld([2048, 2048, 2048, 2048])
@@ -311,7 +311,16 @@ import Testing
         #expect(pool.groups(ofSpace: "m").contains { $0.slabs.contains { $0.address.disk == number } })
         let id = try job(world, pool) { pool throws(PoolError) in try await pool.retireDisk(number) }
         #expect(world.untilTrue { pool.jobs.first { $0.id == id }?.state == .blocked })
+        func putOffline() -> PoolError? {
+            world.run { _ throws(PoolError) in
+                try await pool.offlineDisk(number, force: true)
+            }?.error
+        }
+        let version = pool.configuration.version
+        #expect(putOffline() == .diskRetired(disk: "disk1 (/disks/0)"))
+        #expect(pool.configuration.version == version && pool.disk(number)?.serves == true)
         try world.lose(0, pool)
+        #expect(putOffline() == .diskRetired(disk: "disk1 (/disks/0)"))
         #expect(state(pool) == .retired)
         #expect(!pool.configuration.voters.contains(number))
         expected.write(world, try #require(pool.space(named: "m")), 3..<7)

@@ -39,7 +39,8 @@ extension Pool {
         }
     }
 
-    /// Takes a disk out of use until its owner wants it back.
+    /// Takes a disk out of use until its owner wants it back. One that is retired leaves for good:
+    /// it could not be both, and the next opening would use it again.
     ///
     /// - Parameter force: though data becomes unreadable until then.
     public func offlineDisk(_ number: DiskNumber, force: Bool) async throws(PoolError) {
@@ -49,11 +50,13 @@ extension Pool {
                 throw .diskUnknown(number)
             }
             if record.state == .offline { return }
+            if record.state == .retired {
+                throw .diskRetired(disk: Disk.name(number, record.pathHint))
+            }
             if !force { try await requireExpendable(number) }
             guard let disk = disk(number), disk.serves else {
                 return try await changeConfiguration { next in
-                    for index in next.disks.indices
-                    where next.disks[index].number == number && record.state != .retired {
+                    for index in next.disks.indices where next.disks[index].number == number {
                         next.disks[index].state = .offline
                     }
                 }

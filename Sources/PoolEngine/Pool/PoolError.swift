@@ -47,6 +47,7 @@ public enum PoolError: Error, Hashable, Sendable {
 
     // Disks that leave and come back.
     case diskServes(disk: String)
+    case diskRetired(disk: String)
     case lastDisk(disk: String)
     case diskNeeded(disk: String, space: String)
     case otherDisk(path: String)
@@ -123,6 +124,7 @@ extension PoolError {
         case .numbersExhausted: "the pool has used up its numbers"
         case .diskUnknown(let number): "there is no disk\(number.rawValue)"
         case .diskServes(let disk): "\(disk) is online already"
+        case .diskRetired(let disk): "\(disk) is being retired"
         case .lastDisk(let disk): "\(disk) is the last disk that serves"
         case .diskNeeded(let disk, let space): "space \(space) would lose data without \(disk)"
         case .otherDisk(let path): "\(path) is another disk of this pool"
@@ -212,6 +214,7 @@ extension PoolError {
         case .numbersExhausted: "make a new pool"
         case .diskUnknown: "see disk ls"
         case .diskServes: "nothing is to be done; see disk ls"
+        case .diskRetired: "wait until it is empty; or pull it, and the others' copies are used"
         case .lastDisk: "export or destroy the pool, or add a disk"
         case .diskNeeded: "see explain; --force takes it out all the same, until it is back"
         case .otherDisk: "see disk ls for the path of the one that is missing"
