@@ -174,6 +174,56 @@ import Testing
         #expect(opened > 10)
     }
 
+    /// A simple space whose metadata is damaged on one disk, which fails in the middle of mending
+    /// that: the other has it, too, and the space opens to be read.
+    @Test(arguments: [true, false]) func aSimpleSpaceOpensWithoutADiskThatFailsMeanwhile(
+        inRoot: Bool
+    ) throws {
+        var refusals = 0
+        for breaksAfter in 0..<200 {
+            let world = PoolWorld([1024, 1024, 1024])
+            let pool = try #require(world.create(0..<3)).get()
+            let parameters = Pool.SpaceParameters(
+                name: "s", sizeBytes: 1 << 30, resiliency: .simple, columns: 1)
+            try #require(
+                world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
+            ).get()
+            let space = try #require(pool.space(named: "s"))
+            var expected = ExpectedBlocks()
+            expected.write(world, space, 0..<9)
+            let data = try #require(pool.groups(ofSpace: "s").first?.slabs.first?.address.disk)
+            let root = try #require(space.rootCopies.first { $0.disk != data })
+            let journal = try #require(space.journal.pieces[0].first { $0.disk == root.disk })
+            let disk = world.disks[Int(root.disk.rawValue) - 1]
+            let slot = SpaceRoot.slotOffset(Int(space.root.sequence % 2))
+            world.powerCut(.keepAll)
+            // The newest root, or every batch that there can be.
+            if inRoot { disk.corrupt(root.offsetBytes + slot + 64) } else {
+                for block in 0..<UInt64(Journal.blocksPerPiece) {
+                    disk.corrupt(journal.offsetBytes + block * 4096 + 64)
+                }
+            }
+            disk.writesUntilBroken = breaksAfter
+            let opened = try #require(world.open()).get()
+            let reason = try #require(opened.status().spaces.first?.reason)
+            guard let again = opened.space(named: "s") else {
+                Issue.record("it stays shut, its disk fails after \(breaksAfter) writes: \(reason)")
+                return
+            }
+            expected.check(world, again)
+            if !disk.isBroken { break }
+            refusals += 1
+            #expect(reason.contains("failed"))
+            // With all disks it is what it was.
+            world.restart()
+            disk.plugIn()
+            let whole = try #require(world.open()).get()
+            expected.write(world, try #require(whole.space(named: "s")), 4..<12)
+            expected.check(world, whole.space(named: "s"))
+        }
+        #expect((3..<200).contains(refusals))
+    }
+
     @Test func generationsAreReservedBeforeTheyRunOut() throws {
         let world = PoolWorld([1024, 1024])
         let pool = try #require(world.create(0..<2)).get()

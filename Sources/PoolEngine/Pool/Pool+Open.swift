@@ -199,7 +199,7 @@ extension Pool {
         engine.spacesPlaced[shard] += 1
         let (places, settings) = (places, configuration.settings)
         let departed = departed(from: record)
-        let departures = configuration.departures
+        let (departures, serving) = (configuration.departures, servingDisks.count)
         do throws(PoolError) {
             let space = try await engine.on(shard) { [self] engine async throws(PoolError) in
                 try await Space.open(
@@ -209,8 +209,11 @@ extension Pool {
             try await announceDepartures(to: space, departed)
         } catch {
             engine.spacesPlaced[shard] -= 1
-            // A disk has left while it opened: it opens without.
-            guard error == .ioError, departures != configuration.departures else { throw error }
+            // A disk has left while it opened: it opens without. From a simple space none departs,
+            // but another has its metadata, and what else is there can be read.
+            guard error == .ioError,
+                departures != configuration.departures || servingDisks.count < serving
+            else { throw error }
             let epochs = try await activate([record.lineage])
             let current = configuration.spaces.first { $0.lineage == record.lineage } ?? record
             return try await openSpace(current, epochs.first ?? epoch)
