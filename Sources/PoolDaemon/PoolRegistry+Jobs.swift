@@ -115,18 +115,19 @@ extension JobStatus {
                 "add a disk: poolctl pool add \(pool) DISK; or bring back those that are away: "
                     + "see poolctl disk ls \(pool)"
             )
-        case .failed:
+        case .failed where job.lostBlocks == 0:
             return (
                 job.reason.isEmpty ? "it could not be finished" : job.reason,
                 "once that is seen to: " + command(kind, job.disk, of: pool)
             )
-        case .running, .done: break
+        case .running, .done, .failed: break
         }
         guard job.lostBlocks > 0 else { return ("", "") }
         let blocks = job.lostBlocks == 1 ? "1 block" : "\(job.lostBlocks) blocks"
         return (
-            "no copy has \(blocks) of 4 KiB right",
-            "reading there fails, writing there mends it: restore the files that lie there"
+            job.reason.isEmpty ? "no copy has \(blocks) of 4 KiB right" : job.reason,
+            "reading there fails, writing there mends it: restore the files that lie there; then "
+                + command(kind, job.disk, of: pool)
         )
     }
 

@@ -52,8 +52,6 @@ struct DiskDamage: Hashable, Sendable {
         !badPages.isEmpty && Self.pages(touching: range).contains { badPages.contains($0) }
     }
 
-    mutating func addBadPage(_ page: UInt64) { badPages.insert(page) }
-
     mutating func addBadPages(touching range: Range<UInt64>) {
         for page in Self.pages(touching: range) { badPages.insert(page) }
     }

@@ -69,7 +69,6 @@ public struct FaultAtlas: Sendable {
         disks[disk].atWork.contains(kind)
     }
     public var burdenedCount: Int { disks.count(where: \.isBurdened) }
-    public var diskCount: Int { disks.count }
 
     /// Whether one more fault of this disk stays within the bound.
     public func mayFault(_ disk: Int) -> Bool {

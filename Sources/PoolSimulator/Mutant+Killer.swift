@@ -89,7 +89,7 @@ extension Mutant {
         case .replacedUnflushed: Self.unequal(.retireMetadata)
         case .repairNothing: Self.unequal(.rotten)
         case .scrubFromWrong: Killer(.rotten, Self.mismatch)
-        case .scrubUnheld: Killer(.scrubBusy, "are wrong on every copy")
+        case .scrubUnheld: Killer(.scrubBusy, "wrong on every copy")
         case .scrubSkipsUnreadable: Killer(.latent, Self.mismatch)
         case .resyncUnverified: Killer(.rottenMirror3, Self.mismatch)
         case .forgetHoles: Killer(.newSpaceAway, "are never made equal")

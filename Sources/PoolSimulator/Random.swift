@@ -38,9 +38,6 @@ public struct SeededRandom: RandomNumberGenerator, Sendable {
     public mutating func pick<Element>(_ elements: [Element]) -> Element {
         elements[below(elements.count)]
     }
-
-    /// An independent stream, so that one part's draws do not shift another's.
-    public mutating func split() -> SeededRandom { SeededRandom(seed: next()) }
 }
 
 /// SplitMix64: turns a counter into well mixed words; also the simulator's hash of addresses.

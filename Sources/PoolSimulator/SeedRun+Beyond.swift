@@ -13,7 +13,6 @@ extension SeedRun {
         while true {
             guard site.recover(allowing: { _ in true }) else { return false }
             if site.isOpen { return true }
-            refusals += 1
             machine.shutDown()
             guard let index = hidden.popLast() else {
                 // Every disk is there: what is lost is lost, and the pool says that it is. Or there has

@@ -51,7 +51,6 @@ public final class SeedRun {
     /// Failures of each disk when it last came back.
     var failuresKnown: [Int: Int] = [:]
     var faultCount = 0
-    var refusals = 0
     private let initialDisks: Int
     /// Reads of one disk fail now and then, so every space is a mirror.
     let isFaulty: Bool

@@ -11,7 +11,6 @@ final class Site {
     private(set) var members: [Int]
     /// What was under way: a crash leaves its effect whole, or nothing of it.
     private(set) var pending: PendingControl = .none
-    private(set) var recoveries = 0
     /// A disk whose reads fail now and then while the pool runs, which every space has to bear.
     var faultyDisk: Int?
     var readFaults = SimulatedDisk.ReadFaults(percent: 3, stayingPercent: 30)
@@ -344,7 +343,6 @@ final class Site {
         startsHistory: Bool = false, forgetsWitness: Bool = false,
         allowing isAllowed: (PoolError) -> Bool = { _ in false }
     ) -> Bool {
-        recoveries += 1
         machine.boot()
         guard let labelled = labelledDisks() else { return false }
         guard !labelled.isEmpty else { return afterNothingFound() }

@@ -309,12 +309,19 @@ import Testing
     }
 
     @Test func whatAScrubCouldNotMendIsSaid() {
-        let job = Pool.Job(
-            id: 1, kind: .scrub, disk: nil, state: .done, doneBytes: 9, totalBytes: 9,
+        var job = Pool.Job(
+            id: 1, kind: .scrub, disk: nil, state: .running, doneBytes: 9, totalBytes: 9,
             repairedBlocks: 5, lostBlocks: 1)
-        let status = JobStatus(job, of: "data", nil)
-        #expect(status.reason == "no copy has 1 block of 4 KiB right" && !status.action.isEmpty)
-        #expect(status.repairedBlocks == 5 && status.progress == 1)
+        let advice =
+            "reading there fails, writing there mends it: restore the files that lie there; "
+            + "then poolctl pool scrub data"
+        let under = JobStatus(job, of: "data", nil)
+        #expect(under.reason == "no copy has 1 block of 4 KiB right" && under.action == advice)
+        // As it ends.
+        (job.state, job.reason) = (.failed, "1 block is wrong on every copy")
+        let ended = JobStatus(job, of: "data", nil)
+        #expect(ended.reason == "1 block is wrong on every copy" && ended.action == advice)
+        #expect(ended.repairedBlocks == 5 && ended.progress == 1)
     }
 
     @Test func theLogIsToldOfEachChangeOnce() {

@@ -121,8 +121,6 @@ final class Disk: @unchecked Sendable {
     var failure: String? {
         didSet { if failure == nil { isFailureRecorded = false } }
     }
-    /// When it was last said that it does not answer; 0: never.
-    var stalledNs: UInt64 = 0
     /// What the configuration is to say of it then.
     var awayState = DiskState.failed
     /// The configuration in effect says that it takes none.

@@ -79,7 +79,10 @@ extension Pool {
             }
             let lost = job.lostBlocks
             job.state = lost == 0 ? .done : .failed
-            if lost > 0 { job.reason = "\(lost) blocks are wrong on every copy" }
+            if lost > 0 {
+                job.reason = (lost == 1 ? "1 block is" : "\(lost) blocks are")
+                    + " wrong on every copy"
+            }
         }
     }
 

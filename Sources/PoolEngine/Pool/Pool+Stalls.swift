@@ -42,7 +42,6 @@ extension Pool {
     func deviceStalls(_ device: DeviceIndex) async {
         guard let disk = disk(of: device) else { return }
         if disk.serves {
-            disk.stalledNs = engine.nowNs
             guard await canDoWithout(disk.number), disk.serves else { return }
             stopUsing(disk, as: .failed, "to answer")
         }
