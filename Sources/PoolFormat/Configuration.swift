@@ -226,6 +226,7 @@ public enum WhenFull: UInt8, Sendable, CaseIterable { case wait = 1, enospc }
 public struct Departure: Hashable, Sendable {
     public var disk: DiskNumber
     public var lineage: Lineage
+    /// The sequence of the configuration that first said so.
     public var generation: UInt64
 
     public init(disk: DiskNumber, lineage: Lineage, generation: UInt64) {

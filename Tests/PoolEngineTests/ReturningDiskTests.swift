@@ -87,6 +87,8 @@ import Testing
         #expect(pool.configuration.disks[1].state == .offline)
         #expect(pool.status().disks[1].state == .offline)
         #expect(pool.configuration.departures.map(\.disk) == [Self.second])
+        let recorded = pool.configuration.version.sequence
+        #expect(pool.configuration.departures.map(\.generation) == [recorded])
         // Once more is nothing; the other is needed now, and is the last.
         let version = pool.configuration.version
         #expect(putOffline(world, pool, Self.second) == nil)
@@ -102,6 +104,7 @@ import Testing
         world.powerCut(.dropAll)
         let opened = try #require(world.open()).get()
         #expect(opened.configuration.disks.map(\.state) == [.online, .offline])
+        #expect(opened.configuration.departures.map(\.generation) == [recorded])
         #expect(opened.status().disks.map(\.state) == [.online, .offline])
         let again = try #require(opened.space(named: "m"))
         expected.check(world, again)

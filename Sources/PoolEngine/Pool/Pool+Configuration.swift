@@ -72,6 +72,11 @@ extension Pool {
             next.version = ConfigurationVersion(
                 poolEpoch: highestVersion.poolEpoch, sequence: highestVersion.sequence + 1)
             next.sequenceBefore = commonSequence
+            // Of whichever attempt takes effect.
+            let known = Set(configuration.departures)
+            for index in next.departures.indices where !known.contains(next.departures[index]) {
+                next.departures[index].generation = next.version.sequence
+            }
             let written = try await writeConfiguration(next)
             guard let written else { continue }
             let isRecorded = await engine.recordAtWitness(uuid, next.version)
@@ -309,11 +314,11 @@ extension Pool {
 }
 
 extension Configuration {
-    /// A disk leaves a space: in effect before anything is told that does without it.
+    /// A disk leaves a space: in effect before anything is told that does without it. What goes
+    /// into effect names its own sequence.
     mutating func depart(_ disk: DiskNumber, _ lineage: Lineage) {
         let isKnown = departures.contains { $0.disk == disk && $0.lineage == lineage }
         guard !isKnown else { return }
-        departures.append(
-            Departure(disk: disk, lineage: lineage, generation: version.sequence))
+        departures.append(Departure(disk: disk, lineage: lineage, generation: 0))
     }
 }
