@@ -90,6 +90,8 @@ struct DiskDiscovery {
     static let maximumFolderEntries = 4096
 
     private let logger: Logger
+    /// Whether disks are looked for elsewhere than where they were last.
+    var searches = true
     private var byDisk: [PoolUUID: [FoundDisk]] = [:]
     private var seen: Set<String> = []
     private var hasSearchedDevices = false
@@ -101,8 +103,10 @@ struct DiskDiscovery {
         if let found = try? FoundDisk(path: path), found.label?.diskUUID == uuid, found.isWhole {
             return found
         }
-        searchFolder(of: path)
-        searchBlockDevices()
+        if searches {
+            searchFolder(of: path)
+            searchBlockDevices()
+        }
         let found = (byDisk[uuid] ?? []).filter(\.isWhole)
         guard let first = found.first else { return nil }
         guard found.allSatisfy({ $0.probe.identity == first.probe.identity }) else {
@@ -147,13 +151,17 @@ struct DiskDiscovery {
     }
 
     mutating func searchFolder(of path: String) {
-        guard let slash = path.lastIndex(of: "/"), slash > path.startIndex else { return }
+        if let folder = Self.folder(of: path) { search(folder: folder) }
+    }
+
+    /// The folder that is searched for what was at a path. /dev is searched by what the kernel
+    /// lists, not by its thousand names.
+    static func folder(of path: String) -> String? {
+        guard let slash = path.lastIndex(of: "/"), slash > path.startIndex else { return nil }
         let folder = String(path[..<slash])
-        // /dev is searched by what the kernel lists, not by its thousand names.
-        guard folder != "/dev", !folder.hasPrefix("/dev/") || folder.hasPrefix("/dev/shm") else {
-            return
-        }
-        search(folder: folder)
+        let isSearched =
+            folder != "/dev" && (!folder.hasPrefix("/dev/") || folder.hasPrefix("/dev/shm"))
+        return isSearched ? folder : nil
     }
 
     mutating func search(folder: String) {

@@ -220,8 +220,19 @@ extension PoolRegistry {
         returns.withLock { $0.keep(Set(disks.map(\.uuid))) }
         var discovery = DiskDiscovery(logger: logger)
         for (uuid, stock) in stocks {
-            for disk in stock.disks where isDue(disk) { bringBack(disk, of: uuid, &discovery) }
+            let due = stock.disks.filter(isDue)
+            if due.isEmpty {
+                if !stock.disks.contains(where: isAway) { searches.withLock { $0[uuid] = nil } }
+                continue
+            }
+            discovery.searches = isSearchDue(
+                of: uuid, missing: due.map(\.uuid), paths: due.map { lastPath($0, of: uuid) })
+            for disk in due { bringBack(disk, of: uuid, &discovery) }
         }
+    }
+
+    private func lastPath(_ disk: Pool.DiskStatus, of pool: PoolUUID) -> String {
+        all.first { $0.uuid == pool }?.record.paths[disk.uuid] ?? disk.pathHint
     }
 
     private func tell(_ uuid: PoolUUID, _ stock: Stock) {
@@ -238,12 +249,14 @@ extension PoolRegistry {
     /// Whether a disk went away by itself, and it is time to look for it. One that is offline is so
     /// because somebody wants it.
     private func isDue(_ disk: Pool.DiskStatus) -> Bool {
-        let isAway =
-            switch disk.state {
-            case .missing, .failed: true
-            case .online, .offline, .retired, .rebuilding: false
-            }
-        return returns.withLock { $0.isDue(disk.uuid, isAway: isAway, seconds: uptime) }
+        returns.withLock { $0.isDue(disk.uuid, isAway: isAway(disk), seconds: uptime) }
+    }
+
+    private func isAway(_ disk: Pool.DiskStatus) -> Bool {
+        switch disk.state {
+        case .missing, .failed: true
+        case .online, .offline, .retired, .rebuilding: false
+        }
     }
 
     private func bringBack(
@@ -251,9 +264,9 @@ extension PoolRegistry {
     ) {
         guard let entry = all.first(where: { $0.uuid == uuid }) else { return }
         let name = SpaceExplainer.name(disk.number)
-        let path = entry.record.paths[disk.uuid] ?? disk.pathHint
+        let path = lastPath(disk, of: uuid)
         let found = discovery.find(disk.uuid, lastPath: path)
-        // A disk that is nowhere is looked for at each turn; one that does not answer is not.
+        // A disk that is nowhere is looked for there at each turn; one that does not answer is not.
         let isThere = found != nil || BoundedLook.at(path) { exists(path) } ?? false
         guard isThere else { return }
         returns.withLock { $0.noteAttempt(disk.uuid, seconds: uptime) }

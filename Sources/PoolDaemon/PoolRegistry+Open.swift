@@ -32,11 +32,17 @@ extension PoolRegistry {
     /// Looks again for the disks of detached pools and for those that open ones lack, and at what
     /// has become read-only.
     func lookAgain() {
-        for entry in all {
+        let entries = all
+        searches.withLock { searches in
+            searches = searches.filter { search in entries.contains { $0.uuid == search.key } }
+        }
+        for entry in entries {
             switch entry.condition {
             case .open: break
             case .detached(let detachment):
-                if detachment.mayPass { open(entry, waitNs: Patience.search) }
+                if detachment.mayPass, mayBeThere(entry, detachment) {
+                    open(entry, waitNs: Patience.search)
+                }
             }
         }
         let stocks = try? shard.call { state throws(ControlFailure) in
@@ -49,6 +55,26 @@ extension PoolRegistry {
         if stocks == nil { logger.debug("the shard is stopping") }
         lookAfterDisks(stocks ?? [:])
         sampleFill()
+    }
+
+    /// What a detached pool lacks is where it was, or it is time to search for it; or it lacks
+    /// nothing but something else has to pass.
+    private func mayBeThere(_ entry: Entry, _ detachment: Detachment) -> Bool {
+        let missing = detachment.missing.compactMap { disk in
+            UUIDText.parse(disk.uuid).map { (uuid: $0, path: disk.path) }
+        }
+        if missing.isEmpty { return true }
+        let paths = (detachment.missing + entry.record.disks).map(\.path)
+        return isSearchDue(of: entry.uuid, missing: missing.map(\.uuid), paths: paths)
+            || missing.contains { (try? FoundDisk(path: $0.path))?.label?.diskUUID == $0.uuid }
+    }
+
+    /// Whether disks of a pool are to be searched for now.
+    func isSearchDue(of pool: PoolUUID, missing: [PoolUUID], paths: [String]) -> Bool {
+        let surroundings = Surroundings(missing: Set(missing), around: paths)
+        return searches.withLock {
+            $0[pool, default: SearchPace()].isDue(surroundings, seconds: uptime)
+        }
     }
 
     private func open(_ entry: Entry, waitNs: UInt64) {

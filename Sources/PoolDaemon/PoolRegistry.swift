@@ -52,6 +52,8 @@ final class PoolRegistry: Sendable {
     let rates = JobRates()
     /// Of all open pools.
     let returns = Mutex(DiskReturns())
+    /// By pool that lacks disks: when it is time to search for them.
+    let searches = Mutex<[PoolUUID: SearchPace]>([:])
     /// How quickly their disks answer.
     let paces = Mutex(DiskPaces())
     /// By pool: what the log has been told.

@@ -1,7 +1,8 @@
 import PoolControl
 
-/// Follows a job, and those queued behind it for the same subject, to the end: what is seen goes
-/// in, whether it is over comes out.
+/// Follows a job, and those of its kind queued behind it for the same subject, to the end: what is
+/// seen goes in, whether it is over comes out. What else somebody has begun there is not its
+/// concern.
 ///
 ///     goes on ──done────────────────► its successor goes on, or ended
 ///        │    ──failed──────────────► given up
@@ -48,9 +49,10 @@ struct JobFollower {
         job = found
         while job.state == .done {
             if job.lostBlocks > 0, lossy == nil { lossy = job }
-            guard
-                let next = list.jobs.first(where: { $0.id > job.id && $0.subject == job.subject })
-            else { return lossy.map { .givenUp(failure($0)) } ?? .ended(job) }
+            let next = list.jobs.first {
+                $0.id > job.id && $0.subject == job.subject && $0.kind == job.kind
+            }
+            guard let next else { return lossy.map { .givenUp(failure($0)) } ?? .ended(job) }
             job = next
         }
         switch job.state {

@@ -1,3 +1,4 @@
+import Foundation
 import PoolEngine
 import PoolFormat
 import Testing
@@ -70,6 +71,52 @@ import Testing
             #expect(due == [false, true] && isStillDue)
             returns.forget(Self.disk)
         }
+    }
+}
+
+/// When what is missing is searched for everywhere.
+@Suite struct SearchPaceTests {
+    private static let first = Surroundings(missing: [PoolUUID(high: 1, low: 1)])
+
+    private func searches(
+        _ range: StrideTo<Int>, _ pace: inout SearchPace, _ surroundings: Surroundings
+    ) -> [Int] {
+        range.filter { pace.isDue(surroundings, seconds: Double($0)) }
+    }
+
+    @Test func whatIsNowhereIsSearchedForLessAndLessOften() {
+        var pace = SearchPace()
+        let found = searches(stride(from: 0, to: 1500, by: 5), &pace, Self.first)
+        #expect(found == [0, 5, 15, 35, 75, 155, 315, 615, 915, 1215])
+    }
+
+    @Test func whatHasChangedIsSearchedAtOnce() {
+        let changes: [(inout Surroundings) -> Void] = [
+            { $0.missing.insert(PoolUUID(high: 1, low: 2)) }, { $0.devices["sdb"] = "2048" },
+            { $0.folders["/disks"] = [1, 2, 3] },
+        ]
+        for change in changes {
+            var pace = SearchPace()
+            _ = searches(stride(from: 0, to: 200, by: 5), &pace, Self.first)
+            var changed = Self.first
+            change(&changed)
+            let found = searches(stride(from: 200, to: 240, by: 5), &pace, changed)
+            #expect(found == [200, 205, 215, 235])
+        }
+    }
+
+    @Test func aFolderTellsThatSomethingHasCome() throws {
+        let folder = FileManager.default.temporaryDirectory.path + "/poold-surroundings-\(getpid())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let paths = [folder + "/d1", "/dev/x"]
+        func look() -> Surroundings { Surroundings(missing: [], around: paths) }
+        let before = look()
+        #expect(before == look() && before.folders.keys.sorted() == [folder])
+        // The clock of a file system may stand still for some milliseconds.
+        usleep(20_000)
+        FileManager.default.createFile(atPath: folder + "/d2", contents: nil)
+        #expect(before != look())
     }
 }
 

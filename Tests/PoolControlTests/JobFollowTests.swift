@@ -100,6 +100,16 @@ import Testing
         #expect(looks == 5)
     }
 
+    @Test func whatSomebodyElseBeganIsNotFollowed() throws {
+        let scrub = Self.job(4, .running, kind: .scrub)
+        let (result, written, looks, _) = Self.follow([
+            .success(Self.list([Self.job(3, .running), scrub])),
+            .success(Self.list([Self.job(3, .done), Self.job(4, .failed, kind: .scrub)])),
+        ])
+        #expect(try result.get().job.id == 3)
+        #expect(looks == 2 && !written.contains("scrub"))
+    }
+
     @Test func whatFailsIsAFailure() {
         #expect(
             Self.failure([
