@@ -60,12 +60,12 @@ struct PoolJudge: Sendable {
             return Judgement(
                 health: .incomplete,
                 reason: (space.reason.isEmpty ? states : space.reason)
-                    + ": some of its data cannot be read",
+                    + ": some of its data cannot be read" + Self.doubt(space),
                 action: remedy(away, heals: false) + "; what can be read, copy off")
         }
         if !space.reason.isEmpty {
             return Judgement(
-                health: .readOnly, reason: space.reason,
+                health: .readOnly, reason: space.reason + Self.doubt(space),
                 action: away.isEmpty
                     ? "copy its data to a new space; this one stays readable"
                     : remedy(away, heals: false))
@@ -76,6 +76,21 @@ struct PoolJudge: Sendable {
             health: isSafe ? .degraded : .noRedundancy,
             reason: "\(states): one more loss is \(isSafe ? "safe" : "fatal")",
             action: remedy(away, heals: true, copies: space.resiliency.leastDisks))
+    }
+
+    /// Places of what may be lost that are named.
+    private static let namedPlaces = 8
+
+    private static func doubt(_ space: Pool.SpaceStatus) -> String {
+        guard !space.doubtful.isEmpty else { return "" }
+        let bytes = space.doubtful.reduce(0) { $0 + UInt64($1.count) }
+        let named = space.doubtful.prefix(namedPlaces).map {
+            "\(SizeText.format(UInt64($0.count))) at \(SizeText.format($0.lowerBound))"
+        }
+        let others = space.doubtful.count - named.count
+        return "; written since the last good flush, and perhaps lost: "
+            + "\(SizeText.format(bytes)) (\(named.joined(separator: ", "))"
+            + (others > 0 ? " and in \(others) more places)" : ")")
     }
 
     func redundancy(_ space: Pool.SpaceStatus, _ placing: Placing?) -> Redundancy {

@@ -102,6 +102,22 @@ extension Site {
         return pieces
     }
 
+    /// The status names all of these as written since the last good flush.
+    func names(_ sectors: [Range<Int>], ofSpace index: Int) -> Bool {
+        let name = clients.spaces[index].name
+        let named = pool?.status().spaces.first { $0.name == name }?.doubtful ?? []
+        for range in sectors {
+            let bytes = UInt64(range.lowerBound) * 512..<UInt64(range.upperBound) * 512
+            let isNamed = named.contains {
+                $0.lowerBound <= bytes.lowerBound && bytes.upperBound <= $0.upperBound
+            }
+            if !isNamed {
+                machine.fail("space \(name): nothing says that \(range) may be lost: \(named)")
+            }
+        }
+        return machine.violation == nil
+    }
+
     // MARK: - who owns what
 
     /// The pool's tables, its spaces and its status agree; no client may be at work.

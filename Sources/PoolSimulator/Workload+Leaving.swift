@@ -5,7 +5,7 @@ import PoolFormat
 extension Workload {
     static let leaving = [
         departureFresh, killedAway, writeError, flushError, twoAtOnce, twoColumns, slowLeaving,
-        offline, leavingAtTheEnd,
+        offline, leavingAtTheEnd, simpleFlushError,
     ]
 
     /// A disk vanishes while a commit makes fresh blocks readable: nothing but the record of what it
@@ -82,6 +82,42 @@ extension Workload {
         stage.sync()
         degradedWork(stage)
     }
+
+    /// A flush fails of a space that has nothing but that disk: whoever waits for it is told, the
+    /// status names what was written since the last good one, and nothing else is lost.
+    static let simpleFlushError = Workload("simple-flush-error") { stage in
+        stage.begin(Stage.shape(.simple, columns: 2))
+        stage.write(0..<512)
+        stage.write(stage.grain(1))
+        stage.sync()
+        let written = [16..<80, 2048 + 100..<2048 + 300, 3 * 2048..<3 * 2048 + 8]
+        for sectors in written { stage.write(sectors) }
+        stage.finish()
+        stage.fault(.flushError, disk: 1)
+        stage.site.acceptsErrors = true
+        for _ in 0..<2 {
+            let failed = stage.site.clients.failedRequests
+            stage.flush()
+            stage.finish()
+            guard stage.site.clients.failedRequests == failed + 1 else {
+                return stage.machine.fail("a FLUSH is said to be done that was not")
+            }
+        }
+        guard stage.site.names(written, ofSpace: 0) else { return }
+        stage.read(80..<512)
+        stage.finish()
+        stage.site.cutPower(.sectors(percent: 50))
+        stage.site.acceptsErrors = false
+    } body: { stage in
+        guard stage.site.recover() else { return }
+        stage.read(0..<512)
+        stage.read(stage.grain(1))
+        stage.write(40..<64)
+        stage.write(2048 + 64..<2048 + 200, fua: true)
+        stage.finish()
+        stage.read(0..<512)
+        stage.sync()
+    }.with { $0.crashesByItself = true }
 
     /// Two disks of three fail in the same write: both have left before it is acknowledged.
     static let twoAtOnce = Workload("two-at-once") { stage in

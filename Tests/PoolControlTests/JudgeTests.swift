@@ -308,6 +308,23 @@ import Testing
         }
     }
 
+    @Test func whatAFlushMayHaveLostIsNamed() {
+        var space = Self.space(.simple, reason: "disk1 failed flush")
+        space.doubtful = [0..<8192, 1_048_576..<1_052_672]
+        let judge = Self.judge([Self.disk(1, .online)], [])
+        let few = judge.judge(space, nil)
+        #expect(few.health == .readOnly)
+        #expect(
+            few.reason
+                == "disk1 failed flush; written since the last good flush, and perhaps lost: "
+                + "12 KiB (8 KiB at 0 B, 4 KiB at 1 MiB)")
+        space.doubtful = (UInt64(0)..<10).map { (number: UInt64) -> Range<UInt64> in
+            let start = number << 20
+            return start..<start + 4096
+        }
+        #expect(judge.judge(space, nil).reason.hasSuffix("4 KiB at 7 MiB and in 2 more places)"))
+    }
+
     @Test func whatAScrubCouldNotMendIsSaid() {
         var job = Pool.Job(
             id: 1, kind: .scrub, disk: nil, state: .running, doneBytes: 9, totalBytes: 9,

@@ -224,6 +224,54 @@ import Testing
         #expect((3..<200).contains(refusals))
     }
 
+    /// A FLUSH of a simple space fails with its disk's, and stays failed; the status names what was
+    /// written since the last good one, and that is all that is lost.
+    @Test(arguments: [1, 2]) func aSimpleSpaceNamesWhatAFlushMayHaveLost(shards: Int) throws {
+        let world = PoolWorld([2048, 2048], shards: shards)
+        let pool = try #require(world.create(0..<2)).get()
+        let parameters = Pool.SpaceParameters(
+            name: "s", sizeBytes: 1 << 30, resiliency: .simple, columns: 1)
+        try #require(
+            world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
+        ).get()
+        let space = try #require(pool.space(named: "s"))
+        var expected = ExpectedBlocks()
+        expected.write(world, space, 0..<8)
+        expected.write(world, space, 600..<602)
+        func write(_ block: UInt64) -> RequestStatus? {
+            world.perform(.write, space, block * 4096, 4096, data: 251)
+        }
+        for block in [3, 4, 5, 601] as [UInt64] { #expect(write(block) == .ok) }
+        func status() throws -> Pool.SpaceStatus {
+            try #require(world.run { _ throws(PoolError) in await pool.refreshStatus() }).get()
+            return try #require(pool.status().spaces.first)
+        }
+        let before = try status()
+        #expect(before.reason.isEmpty && before.doubtful.isEmpty)
+        let data = try #require(pool.groups(ofSpace: "s").first?.slabs.first?.address.disk)
+        let disk = world.disks[Int(data.rawValue) - 1]
+        disk.flushesUntilBroken = 0
+        for _ in 0..<2 { #expect(world.perform(.flush, space, 0) == .ioError) }
+        #expect(write(7) == .ioError)
+        #expect(world.perform(.write, space, 0, 4096, flags: .fua, data: 251) == .ioError)
+        let after = try status()
+        #expect(after.reason.contains("failed") && after.lostDisks == [data])
+        let lost: [Range<UInt64>] = [12_288..<24_576, 2_461_696..<2_465_792]
+        #expect(after.doubtful == lost)
+        for block in [0, 1, 2, 6, 7, 600] as [UInt64] {
+            let value = try #require(expected.values[block])
+            #expect(world.bytes(space, block * 4096, 4096) == Array(repeating: value, count: 4096))
+        }
+        // With its disk it is what the last good flush left.
+        world.powerCut(.dropAll)
+        disk.plugIn()
+        let opened = try #require(world.open()).get()
+        let again = try #require(opened.status().spaces.first)
+        #expect(again.reason.isEmpty && again.doubtful.isEmpty)
+        expected.check(world, opened.space(named: "s"))
+        expected.write(world, try #require(opened.space(named: "s")), 2..<6)
+    }
+
     @Test func generationsAreReservedBeforeTheyRunOut() throws {
         let world = PoolWorld([1024, 1024])
         let pool = try #require(world.create(0..<2)).get()

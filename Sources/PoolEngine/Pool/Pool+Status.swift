@@ -62,12 +62,16 @@ extension Pool {
         public var lostDisks: [DiskNumber]
         /// Why it is not open, or takes no writes; empty when all is well.
         public var reason: String
+        /// Of one that takes no writes: bytes that were written since the last good flush, and may
+        /// be lost; ascending.
+        public var doubtful: [Range<UInt64>] = []
     }
 
     /// What of a space's status its own shard knows.
     struct SpaceFacts: Sendable {
         var mappedBytes: UInt64 = 0
         var readOnlyReason: String?
+        var doubtful: [Range<UInt64>] = []
         var waitingWrites = 0
         var groups: [GroupRecord] = []
         var repair = Space.RepairProgress()
@@ -81,6 +85,7 @@ extension Pool {
             mappedBytes = space.mappedBytes
             waitingWrites = space.waitingWrites
             readOnlyReason = space.readOnlyReason
+            if readOnlyReason != nil { doubtful = space.doubtfulBytes }
             groups = space.groupRecords
             repair = space.repairProgress
             for disk in space.departed.disks { 
@@ -151,7 +156,8 @@ extension Pool {
             mappedBytes: facts?.mappedBytes ?? 0, waitingWrites: facts?.waitingWrites ?? 0,
             epoch: fences.first { $0.lineage == record.lineage }?.epoch ?? 0,
             handle: space?.handle, shard: space?.shard ?? engine.shard,
-            lostDisks: (lost + absent).sorted(), reason: reason)
+            lostDisks: (lost + absent).sorted(), reason: reason,
+            doubtful: facts?.doubtful ?? [])
     }
 
     /// The slab groups of a space; none while it is not open. As current as ``status()``.

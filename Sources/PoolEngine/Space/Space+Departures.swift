@@ -297,6 +297,33 @@ extension Space {
         return isSpared
     }
 
+    /// What was written since the last good flush, and may be lost with the disk that has made the
+    /// space read-only: as bytes, ascending, and in one range what lies side by side.
+    var doubtfulBytes: [Range<UInt64>] {
+        var ranges: [Range<UInt64>] = []
+        func add(_ grain: UInt64, _ blocks: Range<Int>) {
+            let first = (grain * UInt64(Units.blocksPerGrain) + UInt64(blocks.lowerBound))
+            let start = first * UInt64(Units.blockBytes)
+            let end = start + UInt64(blocks.count * Units.blockBytes)
+            if let last = ranges.last, last.upperBound == start {
+                ranges[ranges.count - 1] = last.lowerBound..<end
+            } else {
+                ranges.append(start..<end)
+            }
+        }
+        for grain in doubtful.grains where grain < UInt64(map.grainCount) && map[grain].isMapped {
+            guard let mask = doubtful.mask(ofGrain: grain) else { continue }
+            if mask == .all {
+                add(grain, 0..<Units.blocksPerGrain)
+            } else {
+                for block in 0..<Units.blocksPerGrain where mask.contains(block) {
+                    add(grain, block..<block + 1)
+                }
+            }
+        }
+        return ranges
+    }
+
     // MARK: - metadata
 
     /// Every piece has a copy that is whole.
