@@ -140,6 +140,8 @@ extension SeedRun {
         var kinds: [ResiliencyKind] = [.mirror2, .mirror2]
         if disks >= 3 { kinds += [.mirror3, .parity1] }
         if disks >= 4 { kinds.append(.parity2) }
-        return random.pick(kinds)
+        let kind = random.pick(kinds)
+        guard losesTwo else { return kind }
+        return kind.isParity && disks >= 4 ? .parity2 : .mirror3
     }
 }

@@ -60,6 +60,8 @@ public final class SeedRun {
     let isSilent: Bool
     /// More goes wrong than the spaces bear.
     let isBeyond: Bool
+    /// Every space bears the loss of two disks, which may be away at a time.
+    let losesTwo: Bool
 
     public init(seed: UInt64, options: SeedOptions = SeedOptions()) {
         self.seed = seed
@@ -76,6 +78,9 @@ public final class SeedRun {
         let ailing = beyond || ails && !tight && !failsReads
         let silent = ailing && isQuiet && (options.hasAllFaults || beyond)
         (isFaulty, isAiling, isSilent, isBeyond) = (failsReads, ailing, silent, beyond)
+        // Drawn by themselves: the other seeds are what they were.
+        var more = SeededRandom(seed: seed ^ 0x3a5e_9d11_7c42_66b7)
+        losesTwo = ailing && !beyond && initialDisks > 2 && more.chance(40)
         let sectorKind = random.below(3)
         let discards = random.chance(70)
         var disks: [SimulatedDisk] = []
@@ -99,7 +104,7 @@ public final class SeedRun {
         site.clients.mayRunOutOfRoom = tight
         site.acceptsErrors = isBeyond
         atlas = FaultAtlas(
-            disks: disks.count, tolerance: 1, seed: random.next(),
+            disks: disks.count, tolerance: losesTwo ? 2 : 1, seed: random.next(),
             bound: isBeyond ? .unbounded : .promised)
         if isFaulty {
             site.faultyDisk = random.below(initialDisks)
