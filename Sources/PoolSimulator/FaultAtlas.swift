@@ -168,6 +168,13 @@ public struct FaultAtlas: Sendable {
         disks[disk].isStale = true
     }
 
+    /// The disk is the pool's no more, and nothing that happens to it matters.
+    public mutating func noteGone(_ disk: Int) {
+        change(disk)
+        disks[disk].atWork.removeAll()
+        (disks[disk].isStale, disks[disk].isDamaged) = (false, false)
+    }
+
     /// The disk itself shows that nothing is wrong any more: ``SimulatedDisk/isUndamaged``.
     public mutating func noteHealed(_ disk: Int) {
         if !disks[disk].isSpoiling { disks[disk].isDamaged = false }

@@ -14,16 +14,67 @@ extension SeedRun {
         case 3, 4:
             return site.clients.spaces.count > 1 ? destroySpace() : createSpace()
         case 5, 6:
-            let used = site.members
-            guard let spare = machine.disks.indices.first(where: { !used.contains($0) }) else {
-                return reopen(export: true)
-            }
+            guard let spare else { return reopen(export: true) }
             return site.addDisk(spare)
         case 7:
             return reopen(export: true)
         default:
             return reopen(export: false)
         }
+    }
+
+    /// A disk that has never been the pool's.
+    private var spare: Int? {
+        machine.disks.indices.first { !site.members.contains($0) && !retired.contains($0) }
+    }
+
+    // MARK: - while disks are away
+
+    /// What somebody does about disks that are away, or are being made equal: as much as the spaces
+    /// bear, and not more than one disk leaves for good at a time.
+    func administer() -> Bool {
+        guard site.isOpen, !site.isWhole else { return true }
+        learn()
+        let stays = site.members.filter { !retired.contains($0) }
+        switch administration.below(8) {
+        case 0:
+            return spare.map(site.addDisk) ?? true
+        case 1, 2, 3:
+            let idle = stays.filter { atlas.mayFault($0) && (!site.isHere($0) || hasOthers($0)) }
+            guard !idle.isEmpty else { return true }
+            let index = administration.pick(idle)
+            atlas.noteStale(index)
+            return site.putOffline(index)
+        case 4, 5:
+            let leaving = stays.filter { mayLeave($0, beside: 0) }
+            guard !leaving.isEmpty else { return true }
+            let index = administration.pick(leaving)
+            retired.insert(index)
+            return site.beginRetiring(index)
+        default:
+            let leaving = stays.filter { mayLeave($0, beside: 1) }
+            guard let spare, !leaving.isEmpty else { return true }
+            let index = administration.pick(leaving)
+            retired.insert(index)
+            return site.beginReplacing(index, with: spare)
+        }
+    }
+
+    private func hasOthers(_ index: Int) -> Bool {
+        site.members.contains { $0 != index && site.isHere($0) }
+    }
+
+    /// Disks enough are left for every copy, and room for what it holds.
+    private func mayLeave(_ index: Int, beside added: Int) -> Bool {
+        guard retired.isDisjoint(with: site.members), let pool = site.pool else { return false }
+        let status = pool.status().disks
+        let others = site.members.filter { $0 != index && site.isHere($0) }
+        let copies = site.clients.spaces.map { $0.parameters.resiliency.copies }.max() ?? 1
+        let number = site.number(of: index)
+        let held = status.first { $0.number == number }?.allocatedBytes ?? 0
+        let free = status.filter { disk in others.contains { site.number(of: $0) == disk.number } }
+            .reduce(0) { $0 + $1.sizeBytes - min($1.sizeBytes, $1.allocatedBytes) }
+        return others.count + added >= copies && free > 3 * held + 1 << 30
     }
 
     private func reopen(export: Bool) -> Bool {

@@ -11,7 +11,7 @@ extension SeedRun {
     func ail() -> Bool {
         guard site.isOpen else { return true }
         learn()
-        let away = site.members.filter { machine.disks[$0].isUnreachable || !site.serves($0) }
+        let away = site.members.filter { machine.disks[$0].isUnreachable || !site.isHere($0) }
         let isEnding = site.clients.submitted >= options.operations
         if !away.isEmpty, random.chance(isBeyond ? 30 : 60) { return bringBack(random.pick(away)) }
         let atWork = faultsAtWork
@@ -51,7 +51,9 @@ extension SeedRun {
 
     /// Faults that have taken themselves back, disks that the pool has given up, and those that have
     /// everything again.
-    private func learn() {
+    func learn() {
+        site.noteDisksGone()
+        for index in retired where !site.members.contains(index) { atlas.noteGone(index) }
         for index in machine.disks.indices {
             let disk = machine.disks[index]
             for kind in DiskFault.Kind.allCases
@@ -60,7 +62,7 @@ extension SeedRun {
             }
             if disk.isUndamaged { atlas.noteHealed(index) }
             guard site.members.contains(index) else { continue }
-            if !site.serves(index) {
+            if !site.isHere(index) {
                 if !atlas.isStale(index) { atlas.noteStale(index) }
             } else if atlas.isStale(index), !atlas.isAway(index), hasNothingToLearn(index) {
                 atlas.noteInSync(index)
@@ -89,7 +91,7 @@ extension SeedRun {
 
     private func strike() {
         guard let (index, kind) = atlas.drawKind(kinds), site.members.contains(index) else { return }
-        let isStuck = machine.disks[index].isUnreachable || !site.serves(index)
+        let isStuck = machine.disks[index].isUnreachable || !site.isHere(index)
         // One that is away is away; what happens to its bytes meanwhile is drawn for like any other.
         if isStuck, kind != .rot, kind != .latentSectors { return }
         guard let fault = draw(kind, index) else { return }

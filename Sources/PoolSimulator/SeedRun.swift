@@ -62,6 +62,12 @@ public final class SeedRun {
     let isBeyond: Bool
     /// Every space bears the loss of two disks, which may be away at a time.
     let losesTwo: Bool
+    /// Somebody sees to the pool also while disks are away; and what is drawn for that.
+    let isAdministered: Bool
+    var administration: SeededRandom
+    private var nextAdministration = 0
+    /// Disks that were to leave the pool for good.
+    var retired: Set<Int> = []
 
     public init(seed: UInt64, options: SeedOptions = SeedOptions()) {
         self.seed = seed
@@ -81,6 +87,8 @@ public final class SeedRun {
         // Drawn by themselves: the other seeds are what they were.
         var more = SeededRandom(seed: seed ^ 0x3a5e_9d11_7c42_66b7)
         losesTwo = ailing && !beyond && initialDisks > 2 && more.chance(40)
+        isAdministered = ailing && !beyond && more.chance(50)
+        administration = more
         let sectorKind = random.below(3)
         let discards = random.chance(70)
         var disks: [SimulatedDisk] = []
@@ -209,6 +217,10 @@ public final class SeedRun {
             if site.clients.submitted > planned + 700, !isBeyond, site.isWhole || !isAiling {
                 planned = site.clients.submitted
                 guard controlOperation() || survive() else { return }
+            }
+            if isAdministered, machine.operationsEnded > nextAdministration {
+                nextAdministration = machine.operationsEnded + administration.within(300...1500)
+                guard administer() || survive() else { return }
             }
             if isAiling, machine.operationsEnded > nextAilment {
                 nextAilment = machine.operationsEnded + random.within(20...600)

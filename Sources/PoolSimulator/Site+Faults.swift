@@ -62,6 +62,14 @@ extension Site {
         }
     }
 
+    /// It serves, be it only until it is empty.
+    func isHere(_ index: Int) -> Bool {
+        guard let pool, let number = number(of: index) else { return false }
+        return pool.status().disks.contains {
+            $0.number == number && $0.device != nil && $0.failure.isEmpty
+        }
+    }
+
     func number(of index: Int) -> DiskNumber? {
         let uuid = Self.diskUUID(index)
         return pool?.configuration.disks.first { $0.uuid == uuid }?.number
@@ -83,9 +91,11 @@ extension Site {
                 machine.takeBack(kind, disk: index)
             }
         }
-        for index in members where machine.disks[index].isUnreachable || !serves(index) {
-            let isOutcast = outcasts.contains(index) || isRetired(index)
-            guard isOutcast ? castOut(index) : plugIn(index) else { return false }
+        // What is retired may need disks that are away.
+        let lacking = members.filter { machine.disks[$0].isUnreachable || !serves($0) }
+        let isOutcast = { (index: Int) in self.outcasts.contains(index) || self.isRetired(index) }
+        for index in lacking.filter({ !isOutcast($0) }) + lacking.filter(isOutcast) {
+            guard isOutcast(index) ? castOut(index) : plugIn(index) else { return false }
         }
         guard waitUntilWhole() else { return false }
         if isSpoiled { guard scrub() else { return false } }

@@ -89,6 +89,34 @@ extension Site {
         return isGone
     }
 
+    /// Begins to empty a disk, and does not wait for the end of that.
+    func beginRetiring(_ index: Int) -> Bool {
+        guard let number = number(of: index) else { return false }
+        hasHadRetirement = true
+        noteFault()
+        let result = control("begin to retire disk \(index)") { pool async throws(PoolError) in
+            _ = try await pool.retireDisk(number)
+        }
+        return result != nil
+    }
+
+    /// Likewise, with another disk in its place.
+    func beginReplacing(_ index: Int, with spare: Int) -> Bool {
+        guard let number = number(of: index) else { return false }
+        hasHadRetirement = true
+        noteFault()
+        return join(spare, "replace disk \(index) by \(spare)") {
+            pool, added async throws(PoolError) in
+            _ = try await pool.replaceDisk(number, with: added)
+        }
+    }
+
+    /// Disks that were retired may be nobody's by now.
+    func noteDisksGone() {
+        guard isOpen, hasHadRetirement else { return }
+        for index in members where number(of: index) == nil { removeMember(index) }
+    }
+
     /// A disk's slabs, as far as a copy of each byte lies elsewhere.
     private func slabs(of index: Int) -> [Range<UInt64>] {
         guard let pool, let number = number(of: index) else { return [] }

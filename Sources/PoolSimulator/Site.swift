@@ -260,11 +260,21 @@ final class Site {
     }
 
     func addDisk(_ index: Int) -> Bool {
+        join(index, "add disk \(index)") { pool, added async throws(PoolError) in
+            try await pool.addDisks([added])
+        }
+    }
+
+    /// A disk becomes the pool's.
+    func join(
+        _ index: Int, _ what: String,
+        _ body: @escaping @Sendable (Pool, Pool.Member) async throws(PoolError) -> Void
+    ) -> Bool {
         pending = .addDisk(index)
         let added = member(index)
         members.append(index)
-        let result = control("add disk \(index)") { pool async throws(PoolError) in
-            try await pool.addDisks([added])
+        let result = control(what) { pool async throws(PoolError) in
+            try await body(pool, added)
         }
         guard case .done = result else { return false }
         pending = .none
