@@ -115,7 +115,7 @@ import Testing
         #expect(before == look() && before.folders.keys.sorted() == [folder])
         // The clock of a file system may stand still for some milliseconds.
         usleep(20_000)
-        FileManager.default.createFile(atPath: folder + "/d2", contents: nil)
+        _ = FileManager.default.createFile(atPath: folder + "/d2", contents: nil)
         #expect(before != look())
     }
 }

@@ -67,6 +67,29 @@ import Testing
         #expect(pool.configuration.disks[1].state == .failed)
     }
 
+    /// Granted before the disk left, a piece may be claimed only after it has come back.
+    @Test(arguments: [1, 2]) func whatIsJustBeingGrantedIsNobodysOnlyAfterwards(shards: Int) throws {
+        let world = PoolWorld([2048, 2048, 2048], shards: shards)
+        let pool = try world.makePool([("m", .mirror2)])
+        let space = try #require(pool.space(named: "m"))
+        let (lineage, third) = (space.lineage, DiskNumber(3))
+        let granted = try #require(
+            world.run { _ throws(PoolError) in
+                try await pool.grantPieceCopies(
+                    lineage: lineage, kind: .checksum, index: 0, count: 1,
+                    avoiding: [Self.first, Self.second])
+            }
+        ).get()
+        let piece = try #require(granted.first)
+        for isChanging in [true, false] {
+            space.claimsChanging = isChanging ? 1 : 0
+            try world.lose(2, pool)
+            #expect(world.bringBack(2, pool, opening: isChanging ? 1 : 2) == nil)
+            #expect(world.untilCaughtUp(pool))
+            #expect((pool.disk(third)?.entry(of: piece)?.lineage == lineage) == isChanging)
+        }
+    }
+
     // MARK: - put offline
 
     private func putOffline(

@@ -196,6 +196,18 @@ extension Pool {
 
     /// Compares the disk's tables with what spaces claim on it, and frees what nobody does.
     private func confirmClaims(_ disk: Disk) async throws(PoolError) {
+        // What a space was granted before the disk left it may claim only now. Where that goes on and
+        // on, what nobody claims is freed by the next return, or opening.
+        for _ in 0..<100 {
+            if try await freeUnclaimed(disk) { return }
+            let isDue = Signal(engine)
+            engine.fire(isDue, atNs: engine.nowNs &+ 10_000_000)
+            await isDue.wait()
+        }
+    }
+
+    /// - Returns: false: the room of some space is changing, of which nothing was freed.
+    private func freeUnclaimed(_ disk: Disk) async throws(PoolError) -> Bool {
         let number = disk.number
         var claimed = Claims()
         var confirmed: Set<Lineage> = []
@@ -208,23 +220,30 @@ extension Pool {
             if isDurable { confirmed.insert(space.lineage) }
         }
         // Of a space that is not open, or commits no more, nobody knows what it claims.
-        let unknown = Set(configuration.spaces.map(\.lineage)).subtracting(confirmed)
+        var unknown = Set(configuration.spaces.map(\.lineage)).subtracting(confirmed)
             .union([.metadata])
-        try await holding(tableLock) { () async throws(PoolError) in
+        return try await holding(tableLock) { () async throws(PoolError) in
+            var isSettled = true
             // Nothing is given back meanwhile: what is claimed now has to be there.
             for space in spaces {
-                let claims = try await on(space) { $0.claims(on: number) }
+                let (claims, isChanging) = try await on(space) {
+                    ($0.claims(on: number), $0.claimsChanging > 0)
+                }
                 guard disk.has(claims, of: space.lineage) else {
                     throw .olderTime(path: disk.name)
                 }
                 claimed.formUnion(claims)
+                guard isChanging else { continue }
+                unknown.insert(space.lineage)
+                isSettled = false
             }
-            if Mutant.isActive(.returnKeepsSlabs) { return }
+            if Mutant.isActive(.returnKeepsSlabs) { return true }
             free(on: [disk]) { entry, address in
                 !unknown.contains(entry.lineage) && claimed.slabs[address] == nil
             } pieces: { entry, address in
                 !unknown.contains(entry.lineage) && !claimed.pieces.contains(address)
             }
+            return isSettled
         }
     }
 

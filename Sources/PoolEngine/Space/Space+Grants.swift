@@ -33,6 +33,8 @@ extension Space {
 
     /// Under the group lock.
     func addGroup() async throws(PoolError) {
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
         let id = groups.nextID
         try await ensurePiece(.group, page: GroupPage.index(ofGroup: id))
         var record = try await grantGroup(id)
@@ -91,6 +93,8 @@ extension Space {
         if pieces.has(kind, page: page) { return }
         await grantLock.acquire(engine)
         defer { grantLock.release() }
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
         if engine.isStopped { throw .stopped }
         if pieces.has(kind, page: page) { return }
         guard let slot = pieces.freeSlot() else { throw .noSpace }

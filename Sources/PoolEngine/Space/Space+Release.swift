@@ -64,6 +64,8 @@ extension Space {
     }
 
     func release(_ groups: [GroupRecord]) async {
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
         let lineage = self.lineage
         for group in groups {
             try? await atHome { pool async throws(PoolError) in
@@ -94,6 +96,8 @@ extension Space {
         await grantLock.acquire(engine)
         defer { grantLock.release() }
         guard !engine.isStopped, readOnlyReason == nil else { return }
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
         if !pending.grains.isEmpty || !committing.grains.isEmpty {
             guard await commit() else { return }
         }

@@ -129,6 +129,8 @@ extension Space {
     private func attempt(
         _ body: (Space) async throws(PoolError) -> Void
     ) async -> RepairOutcome {
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
         do throws(PoolError) {
             try await body(self)
             return .done

@@ -51,17 +51,10 @@ extension Space {
         let old = record.slabs[position]
         let slab: GroupSlab
         do throws(PoolError) {
-            slab = try await grantReplacement(record, position, givenUp, disk, mayShare: mayShare)
+            slab = try await takeIn(record, position, givenUp, disk, mayShare: mayShare)
         } catch {
             return error.isShortOfSpace ? .noRoom : .failed
         }
-        guard groups[id]?.record == record, mayRepair,
-            departed.index(of: slab.address.disk) == nil, !isLost(places.base(slab.address))
-        else {
-            await releaseSlab(slab, of: record)
-            return .failed
-        }
-        groups.startReplacing(id, at: position, with: slab, places.base(slab.address))
         let filled = await fillReplacement(of: id, priority)
         let isFilled = filled == .done && canUseReplacement(of: id) && mayRepair
         let isNamed = isFilled ? await nameSlab(slab, of: id, at: position) : false
@@ -83,6 +76,24 @@ extension Space {
     }
 
     // MARK: - slabs
+
+    /// Steps 1 and 2.
+    private func takeIn(
+        _ record: GroupRecord, _ position: Int, _ givenUp: Set<DiskNumber>, _ disk: DiskNumber?,
+        mayShare: Bool
+    ) async throws(PoolError) -> GroupSlab {
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
+        let slab = try await grantReplacement(record, position, givenUp, disk, mayShare: mayShare)
+        guard groups[record.id]?.record == record, mayRepair,
+            departed.index(of: slab.address.disk) == nil, !isLost(places.base(slab.address))
+        else {
+            await releaseSlab(slab, of: record)
+            throw .ioError
+        }
+        groups.startReplacing(record.id, at: position, with: slab, places.base(slab.address))
+        return slab
+    }
 
     private func grantReplacement(
         _ record: GroupRecord, _ position: Int, _ givenUp: Set<DiskNumber>, _ disk: DiskNumber?,

@@ -150,6 +150,8 @@ extension Space {
         for page in Set(ids.map(GroupPage.index)).sorted() {
             try await ensurePiece(.group, page: page)
         }
+        claimsChanging += 1
+        defer { claimsChanging -= 1 }
         let (lineage, layout) = (lineage, resiliency)
         let (columns, unitBytes) = (columns, interleaveBytes)
         let granted = try await atHome { pool async throws(PoolError) in

@@ -172,6 +172,9 @@ public final class Space: @unchecked Sendable {
     var unmovableGroups: Set<UInt32> = []
     /// Groups that were not emptied when it was last tried; forgotten when grains become free.
     var skippedGroups: Set<UInt32> = []
+    /// How many are being granted room, or are giving some back: from before the tables change until
+    /// the space claims the same nobody frees what they have more.
+    var claimsChanging = 0
     /// Grains that kept a slab of their group from being filled, by group.
     var unreadableGrains: [UInt32: Set<UInt64>] = [:]
     /// Movers of a repair are numbered; one of them goes on while clients are at work.
