@@ -64,17 +64,17 @@ extension SeedRun {
         site.members.contains { $0 != index && site.isHere($0) }
     }
 
-    /// Disks enough are left for every copy, and room for what it holds.
+    /// Disks enough are left for every space, and room for what it holds.
     private func mayLeave(_ index: Int, beside added: Int) -> Bool {
         guard retired.isDisjoint(with: site.members), let pool = site.pool else { return false }
         let status = pool.status().disks
         let others = site.members.filter { $0 != index && site.isHere($0) }
-        let copies = site.clients.spaces.map { $0.parameters.resiliency.copies }.max() ?? 1
+        let least = site.clients.spaces.map { $0.parameters.resiliency.leastDisks }.max() ?? 1
         let number = site.number(of: index)
         let held = status.first { $0.number == number }?.allocatedBytes ?? 0
         let free = status.filter { disk in others.contains { site.number(of: $0) == disk.number } }
             .reduce(0) { $0 + $1.sizeBytes - min($1.sizeBytes, $1.allocatedBytes) }
-        return others.count + added >= copies && free > 3 * held + 1 << 30
+        return others.count + added >= least && free > 3 * held + 1 << 30
     }
 
     private func reopen(export: Bool) -> Bool {

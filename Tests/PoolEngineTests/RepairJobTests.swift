@@ -296,6 +296,27 @@ import Testing
         #expect(opened.audit().isEmpty, "\(opened.audit())")
     }
 
+    /// A disk that the others are too few to do without stays, and its job says so.
+    @Test(arguments: [ResiliencyKind.mirror3, .parity1, .parity2])
+    func aDiskThatIsNeededCannotRetireYet(kind: ResiliencyKind) throws {
+        let least = kind.leastDisks
+        let world = PoolWorld(Array(repeating: 2048, count: least + 1))
+        let pool = try world.makePool([("m", kind)], on: 0..<least)
+        var expected = ExpectedBlocks()
+        expected.write(world, try #require(pool.space(named: "m")), 0..<20)
+        let id = try job(world, pool) { pool throws(PoolError) in
+            try await pool.retireDisk(DiskNumber(1))
+        }
+        #expect(world.untilTrue { pool.jobs.first { $0.id == id }?.state == .blocked })
+        #expect(pool.jobs.first { $0.id == id }?.reason.contains("too few") == true)
+        expected.check(world, pool.space(named: "m"))
+        let spare = world.members(least..<least + 1)
+        try #require(world.run { _ throws(PoolError) in try await pool.addDisks(spare) }).get()
+        let retired = try ended(world, pool, id)
+        #expect(retired.state == .done, "\(retired.reason)")
+        expected.check(world, pool.space(named: "m"))
+    }
+
     /// A disk that is being retired and fails, or is away for a while, goes on being retired, over
     /// an opening of the pool, too. It is never offline: that would not outlive the opening.
     @Test(arguments: [false, true]) func aFailingDiskStaysRetired(comesBack: Bool) throws {

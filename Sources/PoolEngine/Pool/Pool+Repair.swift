@@ -101,7 +101,10 @@ extension Pool {
         if isClosed || engine.isStopped { return }
         // Disk by disk: what is left on one keeps nothing from another's leaving.
         if await !letGo(plan.givenUp), outcome == .done {
-            outcome = spaces.contains { $0.mostCopies > plan.serving } ? .noRoom : .failed
+            let isTooFew = spaces.contains {
+                max($0.mostCopies, $0.resiliency.leastDisks) > plan.serving
+            }
+            outcome = isTooFew ? .noRoom : .failed
             // What was being granted there is claimed soon: another round finds it.
             if outcome == .failed, unfinishedRepairs < 3 {
                 unfinishedRepairs += 1
