@@ -76,6 +76,8 @@ extension Mutant {
         case .forgetMissedPages:
             Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros, Self.noGroup)
         case .forgetPagesUnderWay: Killer(.checkpointLeft, Self.mismatch, Self.stale, Self.zeros)
+        case .copyOlderSlots:
+            Killer(.checkpointAway, Self.mismatch, Self.stale, Self.zeros, Self.noGroup)
         case .keepStaleJournal: Killer(.departure, "of its journal is lost")
         case .returnKeepsSlabs: Killer(.releaseAway, "slabs and claims", "failed: noSpace")
 

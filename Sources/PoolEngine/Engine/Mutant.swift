@@ -86,6 +86,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case forgetMissedPages
     /// Nor are those that were on their way when it left.
     case forgetPagesUnderWay
+    /// Of a page that a disk has missed it is given the older slot instead of the newer.
+    case copyOlderSlots
     /// The copy of the journal of a disk that has come back stays as it is.
     case keepStaleJournal
     /// A flush that fails counts as done.
@@ -166,7 +168,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
             .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
-            .solveWithoutReturning:
+            .solveWithoutReturning, .copyOlderSlots:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,

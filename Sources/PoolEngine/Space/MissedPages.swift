@@ -14,7 +14,8 @@ struct PageSlot: Sendable {
 
 /// Slots of metadata pages that a disk which is away lacks.
 ///
-/// 1. A slot that is not surely as it should be on the disk, flushed, is in here.
+/// 1. A slot that is not surely as it should be on the disk, flushed, is in here; but for the older
+///    slot of a page whose newer one is: what is there is older still, or no page of this place.
 /// 2. It grows by what is written without the disk and, at the instant the disk leaves, by what is
 ///    being written: whoever writes a slot flushes it before it relies on it (`beginPageWrite`).
 /// 3. Nobody knows of a disk that was away before the space was opened: all of it is missed.

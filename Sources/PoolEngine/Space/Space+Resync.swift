@@ -7,7 +7,9 @@ import PoolFormat
 /// 1. *Found*: its places are known, on the device it is now. From here on it takes every write of
 ///    data, so what it lacks grows no more.
 /// 2. *Pages*: every checkpoint goes to it, too. Then the slots that it missed are copied from a copy
-///    that counts, with no checkpoint under way: all of them, if it left before this opening.
+///    that counts, with no checkpoint under way: all of them, if it left before this opening; else
+///    of each page the newer alone. What the disk has in the older one is older still, or torn: its
+///    next checkpoint goes there, and a crash in the middle of that finds the newer one whole.
 /// 3. *Journal*: what replay would read of it is copied with no commit under way, or all of it if the
 ///    disk left before this opening: it may have batches that never counted. From here on it takes
 ///    every batch.
@@ -110,7 +112,9 @@ extension Space {
             if blocks.isEmpty { continue }
             // A step that began without the disk has to end first; and a piece may lie elsewhere now.
             await checkpointLock.acquire(engine)
-            let isCopied = await copyPiece(pieces.copies(of: name), blocks, to: number)
+            let isCopied = await copyPiece(
+                pieces.copies(of: name), blocks, ofPages: missed.isEverything ? nil : name,
+                to: number)
             checkpointLock.release()
             guard isCopied else { return false }
         }
@@ -134,8 +138,11 @@ extension Space {
 
     /// Copies blocks of one piece from its current copies: what of it cannot be read from one is read
     /// from another, and what none can give stays as it is.
+    ///
+    /// - Parameter name: of a piece of pages whose older slots need not be copied.
     private func copyPiece(
-        _ copies: [SlabGroups.Base], _ blocks: [Int], to number: DiskNumber
+        _ copies: [SlabGroups.Base], _ blocks: [Int], ofPages name: PieceName? = nil,
+        to number: DiskNumber
     ) async -> Bool {
         guard isReturning(number) else { return false }
         if blocks.isEmpty { return true }
@@ -152,9 +159,24 @@ extension Space {
             guard let isRead else { return false }
             let readable = lacking.filter { isRead[$0] }
             lacking.removeAll { isRead[$0] }
-            guard await write(readable, of: buffer, to: target) else { return false }
+            let needed = name.map { newer(readable, of: $0, in: buffer) } ?? readable
+            guard await write(needed, of: buffer, to: target) else { return false }
         }
         return isReturning(number)
+    }
+
+    /// Blocks of a piece of pages, without those that are the older of two right slots. Two of the
+    /// same sequence are both needed: either may be taken for the newer one.
+    private func newer(_ blocks: [Int], of name: PieceName, in buffer: Int) -> [Int] {
+        blocks.filter { block in
+            let (page, slot) = (block / 2, block % 2)
+            let sequences = inspectPair(
+                name.kind, name.index * UInt32(MetadataPage.pagesPerPiece) + UInt32(page),
+                buffer + 2 * page * Units.blockBytes
+            ).sequences
+            guard let this = sequences[slot], let other = sequences[1 - slot] else { return true }
+            return Mutant.isActive(.copyOlderSlots) ? this <= other : this >= other
+        }
     }
 
     private static let allBlocks = Array(0..<Units.pieceBytes / Units.blockBytes)
