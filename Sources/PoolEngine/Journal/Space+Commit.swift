@@ -362,14 +362,15 @@ extension Space {
 
     /// Everything in `committing` is durable on every copy.
     private func confirm() {
+        let first = firstUnwrittenSequence
         journal.confirmedSequence = journal.nextSequence - 1
         counters.commits += 1
         for key in committing.blocks.keys where key != PendingTable.removed {
             let page = ChecksumPage.index(ofGrain: key / UInt64(Units.blocksPerGrain))
             frames[pageFrames[Int(page)]].unflushed -= 1
         }
-        for region in committing.marks { markIsDurable(region) }
-        for region in committing.cleans { cleanIsDurable(region) }
+        for region in committing.marks { markIsDurable(region, since: first) }
+        for region in committing.cleans { cleanIsDurable(region, since: first) }
         if !committing.freed.isEmpty {
             let freed = committing.freed
             releasesUnderWay += 1
@@ -383,18 +384,17 @@ extension Space {
         if frames.dirtyCount > dirtyFrameBounds.many { wantCheckpoint() }
     }
 
-    private func markIsDurable(_ region: UInt64) {
+    /// - Parameter first: the first batch of the commit that was just confirmed.
+    private func markIsDurable(_ region: UInt64, since first: UInt64) {
         regions.setMark(region, .dirty)
         regions[region].lastWriteNs = engine.nowNs
         maintenance.fire()
-        pieces.markDirty(
-            .dirty, UInt32(DirtyPage.place(ofRegion: region).page), since: firstUnretired)
+        pieces.markDirty(.dirty, UInt32(DirtyPage.place(ofRegion: region).page), since: first)
         wake(&markWaiters)
     }
 
-    private func cleanIsDurable(_ region: UInt64) {
-        pieces.markDirty(
-            .dirty, UInt32(DirtyPage.place(ofRegion: region).page), since: firstUnretired)
+    private func cleanIsDurable(_ region: UInt64, since first: UInt64) {
+        pieces.markDirty(.dirty, UInt32(DirtyPage.place(ofRegion: region).page), since: first)
         regions.setMark(region, .clean)
         guard regions[region].isWantedAgain else { return }
         regions[region].isWantedAgain = false
@@ -402,9 +402,6 @@ extension Space {
         pending.marks.append(region)
         wantMarks()
     }
-
-    /// The first batch of the commit that was just confirmed, or an earlier one.
-    private var firstUnretired: UInt64 { max(journal.tail.sequence, 1) }
 
     private func confirmWaiters(_ status: RequestStatus = .ok) {
         let waiters = capturedWaiters
