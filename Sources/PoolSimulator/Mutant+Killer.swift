@@ -61,8 +61,9 @@ extension Mutant {
         case .caughtUpUnflushed: Self.unequal(.returning)
 
         case .departWithoutUnflushed: Self.unequal(.returningWithoutCache)
-        case .forgetMissedMark: Self.unequal(.openedWithout)
+        case .forgetMissedMark: Self.unequal(.cleanedAway)
         case .forgetLateMissed: Self.unequal(.departureFresh)
+        case .forgetFreshMissed: Self.unequal(.freshAway)
         case .forgetMissedLeftBehind: Self.unequal(.killedAway)
         case .takeBackMissed: Self.unequal(.alternating)
         case .forgetPastBudget: Self.unequal(.missedBudget)

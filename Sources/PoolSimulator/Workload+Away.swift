@@ -4,8 +4,8 @@ import PoolFormat
 /// What goes on while a disk is away, and what it finds when it comes back.
 extension Workload {
     static let away = [
-        cleanedAway, checkpointAway, checkpointLeft, compactionAway, releaseAway, fullAway,
-        resizeAway, destroyAway, newSpaceAway, holesMirror3, openedWithout,
+        cleanedAway, freshAway, checkpointAway, checkpointLeft, compactionAway, releaseAway,
+        fullAway, resizeAway, destroyAway, newSpaceAway, holesMirror3, openedWithout,
         simpleAway,
     ]
 
@@ -28,6 +28,25 @@ extension Workload {
         stage.flush()
         stage.steps(20)
     }.with { $0.limits.cleanAfterNs = 200_000 }
+
+    /// First writes in regions of which nothing is missed yet: no mark is in front of them, and
+    /// their commit alone says what the disk lacks.
+    static let freshAway = Workload("fresh-away") { stage in
+        threeSpots(stage, .mirror2)
+        stage.site.pull(1)
+        stage.write(spot(0, 1), fua: true)
+        stage.finish()
+    } body: { stage in
+        for region in 1..<3 {
+            stage.write(spot(region, 8))
+            stage.write(spot(region, 9), fua: true)
+            stage.finish()
+            stage.steps(6)
+        }
+        guard stage.site.plugIn(1), stage.site.waitUntilWhole() else { return }
+        stage.write(spot(1, 12), fua: true)
+        stage.finish()
+    }
 
     /// The journal goes round, and every page is written anew, while a disk is away that then comes
     /// back and has to serve alone.

@@ -88,6 +88,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case forgetPagesUnderWay
     /// Of a page that a disk has missed it is given the older slot instead of the newer.
     case copyOlderSlots
+    /// What a disk lacks of blocks that were UNWRITTEN is not recorded with their values.
+    case forgetFreshMissed
     /// The copy of the journal of a disk that has come back stays as it is.
     case keepStaleJournal
     /// A flush that fails counts as done.
@@ -168,14 +170,15 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
             .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
-            .solveWithoutReturning, .copyOlderSlots:
+            .solveWithoutReturning, .copyOlderSlots,
+            .forgetFreshMissed, .forgetMissedMark:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
-            .forgetMissedMark, .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
+            .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
             .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords,
             .stripeShared, .stripeFreedEarly, .stripeUnverified, .solveFromReturning,
             .takeLastStripe, .resyncSkipsParity, .scrubKeepsParity:

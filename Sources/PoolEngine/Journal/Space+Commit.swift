@@ -58,7 +58,8 @@ extension Space {
                 (isCommitWanted, isMarkWanted) = (false, false)
                 continue
             }
-            guard journal.hasRoom(bytes: pending.journalBytes + Units.blockBytes) else {
+            let bytes = pending.journalBytes + freshMissedBytes + Units.blockBytes
+            guard journal.hasRoom(bytes: bytes) else {
                 // Checkpointing needs no room: it makes some.
                 wantCheckpoint()
                 await checkpointed.wait()

@@ -12,8 +12,10 @@ import PoolFormat
 /// 3. The commit under way, or else the next, writes which regions the disk lacks something of,
 ///    flushed, before the records that make fresh blocks readable: their only mark may be this. A
 ///    disk that leaves later in a commit has flushed the commit's fresh blocks before.
-/// 4. Writes go on. Each has its region durably dirty first, also over UNWRITTEN blocks; a region
-///    leaves the dirty set only in a batch that records it as missed.
+/// 4. Writes go on. Over valid blocks each has its region durably dirty first, and a region leaves
+///    the dirty set only in a batch that records it as missed. Over durably UNWRITTEN blocks that
+///    lie on the disk the region is recorded as missed by the commit that makes them readable, in
+///    front of that as in 3.
 ///
 /// A crash before 2 finds a disk that missed only what was never acknowledged, in dirty regions or
 /// behind no record. A crash later finds the departure, and what the disk lacks in the missed and
@@ -128,8 +130,11 @@ extension Space {
     /// A write to these blocks begins, or has been done without some disk: whatever is away there
     /// lacks them.
     ///
+    /// - Parameter isMarked: their region is durably dirty.
     /// - Returns: false when some block has no copy left that could take it.
-    func noteMissed(_ entry: GrainMap.Entry, grain: UInt64, blocks: Range<Int>) -> Bool {
+    func noteMissed(
+        _ entry: GrainMap.Entry, grain: UInt64, blocks: Range<Int>, isMarked: Bool
+    ) -> Bool {
         if departed.isEmpty { return true }
         var isCovered = true
         groups.forEachColumn(
@@ -146,6 +151,7 @@ extension Space {
                 if Mutant.isActive(.forgetMissed) { continue }
                 let start = blocks.lowerBound + first / Units.blockBytes
                 miss(index, grain: grain, start..<start + bytes / Units.blockBytes)
+                if !isMarked { recordMissedFresh(grain) }
             }
             if !isTaken { isCovered = false }
         }
@@ -154,8 +160,17 @@ extension Space {
             let index = departed.index(of: disk), departed[index].phase == .away
         {
             miss(index, grain: grain, blocks)
+            if !isMarked { recordMissedFresh(grain) }
         }
         return isCovered
+    }
+
+    /// Before the blocks' values are durable the commit says so.
+    private func recordMissedFresh(_ grain: UInt64) {
+        if Mutant.isActive(.forgetFreshMissed) { return }
+        let region = DirtyRegions.region(ofGrain: grain)
+        if missedRegions.contains(region), !pendingMissed.contains(region) { return }
+        freshMissed.insert(region)
     }
 
     /// A grain lies elsewhere now: a disk that was away meanwhile has nothing of it there.
@@ -170,10 +185,12 @@ extension Space {
 
     /// Whether every block that a commit is about to make durable has a copy that serves.
     var isCommitCovered: Bool {
-        guard hasChecksums || isParity else {
-            return !regions.marked.contains { region in
+        // Without them an overwrite leaves no trace but its region's mark.
+        if !hasChecksums {
+            let isLost = regions.marked.contains { region in
                 regions[region].coveredBy > completedCommits && !isRegionCovered(region)
             }
+            if isLost { return false }
         }
         for key in committing.blocks.keys where key != PendingTable.removed {
             let grain = key / UInt64(Units.blocksPerGrain)
@@ -229,6 +246,7 @@ extension Space {
         missedRegions.removeAll()
         pendingMissed.removeAll()
         lateMissed.removeAll()
+        freshMissed.removeAll()
         addRecord(.caughtUp)
     }
 
@@ -249,11 +267,18 @@ extension Space {
         return await departuresAreDurable()
     }
 
+    /// What the next commit takes in the journal, beside what is pending.
+    var freshMissedBytes: Int {
+        freshMissed.count * JournalRecord.missed(region: 0).encodedBytes
+    }
+
     /// Those that no record says yet, which the journal's next batch is to say.
     private func takeLateMissed() -> [UInt64] {
-        defer { lateMissed.removeAll() }
+        let late = lateMissed.union(freshMissed)
+        lateMissed.removeAll()
+        freshMissed.removeAll()
         if Mutant.isActive(.forgetLateMissed) { return [] }
-        let regions = lateMissed.filter {
+        let regions = late.filter {
             !missedRegions.contains($0) || pendingMissed.contains($0)
         }.sorted()
         for region in regions {

@@ -21,9 +21,12 @@ extension Space {
     func hasRoom(_ request: RequestIndex) -> Bool {
         let blocks = Int(table[request].blockCount)
         let bound = engine.limits.unflushedBlocks
-        let unflushed = pending.blocks.count + 2 * pending.grains.count + reservedBlocks + blocks
+        let unflushed =
+            pending.blocks.count + 2 * pending.grains.count + freshMissed.count + reservedBlocks
+            + blocks
         let log = unflushedLog.room(bytes: RestartLog.mapEntryBytes + 2 * loggedBytes(request))
-        if unflushed * 2 > bound || log.isTight, !pending.isEmpty { wantCommit() }
+        let isAnyPending = !pending.isEmpty || !freshMissed.isEmpty
+        if unflushed * 2 > bound || log.isTight, isAnyPending { wantCommit() }
         guard unflushed > bound || isJournalTight || !log.fits else { return true }
         // Woken by a commit that changed something, or a checkpoint. What the writes in flight
         // have reserved becomes pending when they finish, and is committed then.
@@ -147,9 +150,7 @@ extension Space {
 
     /// The region of an overwrite is durably dirty; else the request is parked until it is.
     func isMarked(_ request: RequestIndex, values frame: Int32) -> Bool {
-        // While a disk is away the mark also says, after a crash, what it lacks.
-        table[request].isOverwrite =
-            needsMarks && (!departed.disks.isEmpty || overwritesAnything(request, frame))
+        table[request].isOverwrite = needsMarks && overwritesAnything(request, frame)
         guard table[request].isOverwrite else { return true }
         let region = DirtyRegions.region(ofGrain: table[request].grain)
         if Mutant.isActive(.forgetDirtyMark) { return true }

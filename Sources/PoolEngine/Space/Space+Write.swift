@@ -23,9 +23,10 @@ extension Space {
         if groups.isReplacing(entry), groups.replacement(of: entry.group)?.isGated ?? false {
             return park(request, on: &replacementWaiters)
         }
-        guard noteMissed(entry, grain: table[request].grain, blocks: table[request].blocks) else {
-            return finish(request, .ioError)
-        }
+        let isNoted = noteMissed(
+            entry, grain: table[request].grain, blocks: table[request].blocks,
+            isMarked: table[request].isOverwrite)
+        guard isNoted else { return finish(request, .ioError) }
         table[request].state = .transferring
         table[request].isAtDevices = true
         table[request].frame = frame
@@ -216,7 +217,7 @@ extension Space {
         if isRedundant { lateMissed.insert(region) }
         let isTaken =
             isRedundant
-            ? noteMissed(map[grain], grain: grain, blocks: blocks)
+            ? noteMissed(map[grain], grain: grain, blocks: blocks, isMarked: false)
             : isSpared(table[request].failedDevices)
         if goesOn, isTaken {
             table[request].deviceFailed = false

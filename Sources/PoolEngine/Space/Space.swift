@@ -76,6 +76,8 @@ public final class Space: @unchecked Sendable {
     var pendingMissed: Set<UInt64> = []
     /// Regions to be recorded as missed before the next commit is confirmed.
     var lateMissed: Set<UInt64> = []
+    /// Likewise, of writes over UNWRITTEN blocks that a disk is away from; none that is recorded.
+    var freshMissed: Set<UInt64> = []
     /// Slots of pages that are being written and flushed, by whoever does that.
     var pageWrites: [Int: [PageSlot]] = [:]
     var nextPageWrite = 0
