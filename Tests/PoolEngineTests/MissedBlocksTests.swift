@@ -191,6 +191,19 @@ import Testing
 @Suite struct MissedPagesTests {
     private let piece = PieceName(kind: .checksum, index: 2)
 
+    @Test func aPageIsMissedWithEitherSlot() {
+        for slot in 0..<2 {
+            var missed = MissedPages.nothing
+            missed.insert(PageSlot(.checksum, page: 300, slot: slot))
+            for page in UInt32(290)..<310 {
+                #expect(missed.contains(.checksum, page: page) == (page == 300))
+            }
+            #expect(!missed.contains(.map, page: 300))
+        }
+        #expect(MissedPages.everything.contains(.map, page: 7))
+        #expect(!MissedPages.nothing.contains(.map, page: 7))
+    }
+
     @Test func bothSlotsOfAPageLieInItsPiece() {
         let pages = UInt32(MetadataPage.pagesPerPiece)
         let first = PageSlot(.checksum, page: 2 * pages, slot: 0)

@@ -47,18 +47,19 @@ extension Space {
         checkpointed.fire()
     }
 
-    /// Above `many` frames checkpoints begin, and go on down to `some`. A page that is written while a
-    /// disk is away has to be copied to it, so then as few are as can be: what changes again until
-    /// the disk is back is written once, and to all.
+    /// Above `many` frames checkpoints begin, and go on down to `some`: not much lower, for what is
+    /// written early is the more likely to be written again. A page that is written while a disk is
+    /// away has to be copied to it, so then as few are as can be: what changes again until the disk
+    /// is back is written once, and to all.
     var dirtyFrameBounds: (some: Int, many: Int) {
-        departed.disks.isEmpty
-            ? (frames.capacity / 4, frames.capacity / 2)
-            : (frames.capacity * 3 / 4, frames.capacity * 7 / 8)
+        let many = departed.disks.isEmpty ? frames.capacity / 2 : frames.capacity * 7 / 8
+        return (many - frames.capacity / 16, many)
     }
 
+    private var isJournalLong: Bool { journal.usedBlocks * 8 > journal.blockCount }
+
     private var hasMuchToCheckpoint: Bool {
-        journal.usedBlocks * 8 > journal.blockCount
-            || frames.dirtyCount > dirtyFrameBounds.some
+        isJournalLong || frames.dirtyCount > dirtyFrameBounds.some
             || (engine.framesWanted > 0 && frames.dirtyCount > 0)
     }
 
@@ -91,11 +92,14 @@ extension Space {
         var kind: PieceKind
         var page: UInt32
         var since: UInt64
+        /// It is to be copied to a disk that is away, whether it is written now or not.
+        var isMissed = false
         /// For a checksum page.
         var frame: Int32 = -1
     }
 
-    /// Writes the pages with the oldest changes.
+    /// Writes the pages with the oldest changes: with those, the journal gets shorter. Where it is
+    /// frames that are wanted, and a disk is away, the pages first that it has to be given anyway.
     ///
     /// - Returns: pages written, and pages passed over because of changes under way.
     private func checkpointStep(limit: Int) async -> (written: Int, skipped: Int) {
@@ -141,8 +145,20 @@ extension Space {
                         kind: .checksum, page: state.page, since: state.dirtySince, frame: frame))
             }
         }
+        if !departed.disks.isEmpty, !isJournalLong {
+            for position in all.indices { all[position].isMissed = isMissed(all[position]) }
+        }
         return all.sorted {
-            ($0.since, $0.kind.rawValue, $0.page) < ($1.since, $1.kind.rawValue, $1.page)
+            if $0.isMissed != $1.isMissed { return $0.isMissed }
+            return ($0.since, $0.kind.rawValue, $0.page) < ($1.since, $1.kind.rawValue, $1.page)
+        }
+    }
+
+    /// None with changes that are not durable: it would stay dirty, and be written again and again.
+    private func isMissed(_ candidate: Candidate) -> Bool {
+        guard candidate.frame >= 0, frames[candidate.frame].unflushed == 0 else { return false }
+        return departed.disks.contains {
+            $0.phase == .away && $0.missedPages.contains(candidate.kind, page: candidate.page)
         }
     }
 

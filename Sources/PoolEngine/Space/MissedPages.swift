@@ -34,6 +34,14 @@ struct MissedPages: Sendable {
             .formUnion(MissedBlocks.Mask(slot.block..<slot.block + 1))
     }
 
+    /// Whether a slot of the page is.
+    func contains(_ kind: PieceKind, page: UInt32) -> Bool {
+        if isEverything { return true }
+        let first = PageSlot(kind, page: page, slot: 0)
+        let pair = MissedBlocks.Mask(first.block..<first.block + 2)
+        return blocks[first.piece]?.intersects(pair) ?? false
+    }
+
     /// The blocks of a piece that are missed, ascending.
     func blocks(of piece: PieceName) -> [Int] {
         let all = 0..<Units.pieceBytes / Units.blockBytes
