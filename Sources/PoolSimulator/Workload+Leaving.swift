@@ -42,7 +42,7 @@ extension Workload {
         stage.finish()
         stage.read(spot(2, 5))
         stage.steps(10)
-        for round in 0..<16 {
+        for round in 0..<24 {
             stage.write(spot(round % 3, 8 + round))
             stage.finish()
         }
