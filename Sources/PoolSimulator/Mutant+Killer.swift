@@ -104,7 +104,7 @@ extension Mutant {
         // Stripes.
         case .stripeShared: Killer(.stripesOver, Self.mismatch, Self.stale, Self.zeros)
         case .rewriteUnflushed: Killer(.stripes, Self.mismatch, Self.garbage)
-        case .stripeFreedEarly: Killer(.stripesRetireNarrow, "cannot be read, or written elsewhere")
+        case .stripeFreedEarly: Killer(.stripesRetireNarrow, Self.mismatch, "ioError")
         case .solveWithoutReturning: Killer(.stripesTwoDepartures, Self.mismatch)
         case .stripeUnverified: Killer(.stripesRottenData, Self.garbage, Self.foreign)
         case .solveFromReturning: Self.unequal(.stripesPlain)

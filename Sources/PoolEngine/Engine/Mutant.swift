@@ -170,18 +170,18 @@ public enum Mutant: String, CaseIterable, Sendable {
             .forgetLateMissed, .forgetMissedLeftBehind, .takeBackMissed, .pieceFreedEarly,
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
             .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
-            .solveWithoutReturning, .copyOlderSlots,
-            .forgetFreshMissed, .forgetMissedMark:
+            .solveWithoutReturning, .stripeFreedEarly, .copyOlderSlots, .forgetFreshMissed,
+            .forgetMissedMark:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
             .ignoreFailedFlush, .ignoreFailedWrite, .acceptOlderTime, .countStaleVoters,
             .acceptOtherHistory, .scrubFromWrong, .scrubUnheld, .scrubSkipsUnreadable,
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
-            .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites,
-            .replacingLacksWrites, .resyncUnverified, .settleUnread, .shrinkKeepsRecords,
-            .stripeShared, .stripeFreedEarly, .stripeUnverified, .solveFromReturning,
-            .takeLastStripe, .resyncSkipsParity, .scrubKeepsParity:
+            .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites, .replacingLacksWrites,
+            .resyncUnverified, .settleUnread, .shrinkKeepsRecords, .stripeShared,
+            .stripeUnverified, .solveFromReturning, .takeLastStripe, .resyncSkipsParity,
+            .scrubKeepsParity:
             false
         }
     }
