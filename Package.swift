@@ -78,7 +78,9 @@ let package = Package(
 
         .testTarget(name: "PoolFormatTests", dependencies: ["PoolFormat", "PoolFuzz"], swiftSettings: settings),
         .testTarget(name: "PoolEngineTests", dependencies: ["PoolEngine", "PoolFormat"], swiftSettings: settings),
-        .testTarget(name: "PoolSimulatorTests", dependencies: ["PoolSimulator"], swiftSettings: settings),
+        .testTarget(
+            name: "PoolSimulatorTests", dependencies: ["PoolFormat", "PoolSimulator"],
+            swiftSettings: settings),
         .testTarget(name: "PoolDevicesTests", dependencies: ["PoolDevices"], swiftSettings: settings),
         .testTarget(name: "PoolNBDTests", dependencies: ["PoolFuzz", "PoolNBD"], swiftSettings: settings),
         .testTarget(

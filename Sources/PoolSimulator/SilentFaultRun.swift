@@ -1,8 +1,8 @@
 import PoolEngine
 import PoolFormat
 
-/// How many faults that no disk speaks of are found and put right while there is another copy: bits
-/// that turn over, writes that are lost, writes that go astray.
+/// How many faults that no disk speaks of are found and put right while a space can do without the
+/// disk: bits that turn over, writes that are lost, writes that go astray.
 ///
 /// Every block of every grain holds something, so each fault strikes bytes that somebody will want.
 /// A round spoils one disk, reads everything once, and scrubs. The disk itself keeps count of what
@@ -41,10 +41,10 @@ public final class SilentFaultRun {
         faults: Int, progress: (Report) -> Void = { _ in }
     ) -> Report {
         while report.injected < faults, report.isGood {
-            let copies = random.pick([2, 3])
-            let site = makePool(copies: copies)
+            let kind = random.pick([ResiliencyKind.mirror2, .mirror3, .parity1, .parity2])
+            let site = makePool(kind)
             for _ in 0..<12 where report.injected < faults && report.isGood {
-                spoilOnce(site, disk: random.below(copies))
+                spoilOnce(site, kind, disk: random.below(kind.leastDisks))
                 report.violation = site.machine.violation
                 progress(report)
             }
@@ -52,8 +52,8 @@ public final class SilentFaultRun {
         return report
     }
 
-    private func makePool(copies: Int) -> Site {
-        let disks = (0..<copies).map { _ in
+    private func makePool(_ kind: ResiliencyKind) -> Site {
+        let disks = (0..<kind.leastDisks).map { _ in
             SimulatedDisk(
                 sizeBytes: 1 << 30, sectorBytes: random.pick([512, 4096]), supportsDiscard: true,
                 seed: random.next())
@@ -62,8 +62,9 @@ public final class SilentFaultRun {
         machine.boot()
         let site = Site(machine)
         let shape = SpaceShape(
-            sizeBytes: UInt64(Self.grains) << 20, resiliency: copies == 2 ? .mirror2 : .mirror3,
-            columns: 1, interleaveBytes: 64 << 10, checksums: true, whenFull: .enospc)
+            sizeBytes: UInt64(Self.grains) << 20, resiliency: kind,
+            columns: kind.isParity ? UInt16(kind.leastDisks) : 1, interleaveBytes: 64 << 10,
+            checksums: true, whenFull: .enospc)
         guard site.createPool(disks: Array(disks.indices)), site.createSpace("a", shape) else {
             return site
         }
@@ -74,7 +75,7 @@ public final class SilentFaultRun {
 
     // MARK: - one round
 
-    private func spoilOnce(_ site: Site, disk index: Int) {
+    private func spoilOnce(_ site: Site, _ kind: ResiliencyKind, disk index: Int) {
         let machine = site.machine
         let ranges = site.spoilable(index)
         guard machine.violation == nil, !ranges.isEmpty else { return }
@@ -87,9 +88,13 @@ public final class SilentFaultRun {
             let end = min(4096, first + random.within(1...64))
             machine.set(.rot([block + UInt64(first)..<block + UInt64(end)]), disk: index)
         }
-        overwrite(site, index, .lostWrites(.all(within: ranges)))
-        overwrite(site, index, .misdirectedWrites(Misdirection(.all(within: ranges), into: ranges)))
-
+        // A stripe that is overwritten lies elsewhere afterwards, and what is wrong where it was is
+        // nobody's.
+        if !kind.isParity {
+            overwrite(site, index, .lostWrites(.all(within: ranges)))
+            overwrite(
+                site, index, .misdirectedWrites(Misdirection(.all(within: ranges), into: ranges)))
+        }
         let found = damage(machine, index, ranges)
         report.rotten += found.rotten
         report.lostWrites += found.lost

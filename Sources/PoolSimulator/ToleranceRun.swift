@@ -1,10 +1,10 @@
 import PoolEngine
 import PoolFormat
 
-/// Every set of disks a mirror can lose, at every kind of moment.
+/// Every set of disks a redundant space can lose, at every kind of moment.
 ///
 /// Up to the tolerance nothing is lost and nothing fails. One more: what is read is right or an
-/// error, spaces that have a copy of everything left go on, and once the disks are back everything
+/// error, spaces that have enough of everything left go on, and once the disks are back everything
 /// that was durable is there.
 public final class ToleranceRun {
     public enum Moment: String, CaseIterable, Sendable {
@@ -12,13 +12,13 @@ public final class ToleranceRun {
     }
 
     public struct Case: Sendable, CustomStringConvertible {
-        public var copies: Int
+        public var kind: ResiliencyKind
         public var lost: [Int]
         public var moment: Moment
-        public var isBearable: Bool { lost.count < copies }
+        public var isBearable: Bool { lost.count <= kind.tolerance }
 
         public var description: String {
-            "mirror\(copies), \(moment.rawValue), disks \(lost) lost"
+            "\(kind), \(moment.rawValue), disks \(lost) lost"
         }
     }
 
@@ -30,12 +30,16 @@ public final class ToleranceRun {
         public var spacesOnline = 0
     }
 
-    /// - Parameter spare: disks beyond one for each copy.
-    public static func cases(copies: Int, spare: Int = 2) -> [Case] {
-        let disks = copies + spare
+    public static var cases: [Case] {
+        ResiliencyKind.allCases.filter { $0.tolerance > 0 }.flatMap { cases($0) }
+    }
+
+    /// - Parameter spare: disks beyond the least that it takes.
+    public static func cases(_ kind: ResiliencyKind, spare: Int = 2) -> [Case] {
+        let disks = kind.leastDisks + spare
         let sets = (0..<1 << disks).map { bits in (0..<disks).filter { bits >> $0 & 1 == 1 } }
-        return sets.filter { (1...copies).contains($0.count) }.flatMap { lost in
-            Moment.allCases.map { Case(copies: copies, lost: lost, moment: $0) }
+        return sets.filter { (1...kind.tolerance + 1).contains($0.count) }.flatMap { lost in
+            Moment.allCases.map { Case(kind: kind, lost: lost, moment: $0) }
         }
     }
 
@@ -46,7 +50,7 @@ public final class ToleranceRun {
     public init(_ wanted: Case, spare: Int = 2, seed: UInt64 = 1) {
         self.wanted = wanted
         random = SeededRandom(seed: seed)
-        let disks = (0..<wanted.copies + spare).map {
+        let disks = (0..<wanted.kind.leastDisks + spare).map {
             SimulatedDisk(
                 sizeBytes: 3 << 30, sectorBytes: 512, supportsDiscard: true, seed: UInt64($0))
         }
@@ -72,8 +76,9 @@ public final class ToleranceRun {
         guard site.createPool(disks: Array(machine.disks.indices)) else { return false }
         for index in 0..<3 {
             let shape = SpaceShape(
-                sizeBytes: 8 << 20, resiliency: wanted.copies == 2 ? .mirror2 : .mirror3,
-                columns: 1, interleaveBytes: 64 << 10, checksums: true, whenFull: .enospc)
+                sizeBytes: 8 << 20, resiliency: wanted.kind,
+                columns: wanted.kind.isParity ? UInt16(wanted.kind.leastDisks) : 1,
+                interleaveBytes: 64 << 10, checksums: true, whenFull: .enospc)
             guard site.createSpace("s\(index)", shape) else { return false }
             submit(.write, index, 0..<2048)
             submit(.write, index, 3 * 2048 + 5..<3 * 2048 + 77)
@@ -108,8 +113,9 @@ public final class ToleranceRun {
         if site.isOpen {
             for index in whole {
                 guard site.clients.spaces[index].handle != nil else {
-                    machine.fail("space \(site.clients.spaces[index].name) has a copy of everything, "
-                        + "and is not served")
+                    machine.fail(
+                        "space \(site.clients.spaces[index].name) has enough of everything, "
+                            + "and is not served")
                     return served
                 }
                 served += 1
@@ -120,8 +126,9 @@ public final class ToleranceRun {
                 submit(.read, index, 0..<2048)
                 site.clients.finish()
                 if site.clients.failedRequests > failed {
-                    machine.fail("space \(site.clients.spaces[index].name) has a copy of everything, "
-                        + "and a request of it failed\n\(machine.waiting)")
+                    machine.fail(
+                        "space \(site.clients.spaces[index].name) has enough of everything, "
+                            + "and a request of it failed\n\(machine.waiting)")
                 }
             }
         }
@@ -133,14 +140,19 @@ public final class ToleranceRun {
         return served
     }
 
-    /// The disks that are about to go hold no last copy of anything of the space.
+    /// The disks that are about to go hold nothing of the space that it cannot do without.
     private func hasEverything(_ name: String) -> Bool {
         let gone = Set(wanted.lost.compactMap { site.number(of: $0) })
         guard let found = try? site.pool?.explain(name) else { return false }
         let isCovered = { (disks: [DiskNumber]) in disks.contains { !gone.contains($0) } }
         return found.metadata.allSatisfy(isCovered)
             && found.groups.allSatisfy { group in
-                stride(from: 0, to: group.slabs.count, by: Int(group.copies)).allSatisfy { first in
+                if wanted.kind.isParity {
+                    return group.slabs.count { gone.contains($0.address.disk) }
+                        <= wanted.kind.tolerance
+                }
+                let columns = stride(from: 0, to: group.slabs.count, by: Int(group.copies))
+                return columns.allSatisfy { first in
                     isCovered(group.slabs[first..<first + Int(group.copies)].map(\.address.disk))
                 }
             }

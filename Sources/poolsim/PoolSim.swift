@@ -66,11 +66,11 @@ struct PoolSim: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Make so many blocks of mirrors wrong without a word, and count what is found.",
+            "Make so many blocks wrong without a word, and count what is found.",
             valueName: "n"))
     var silentFaults: Int?
 
-    @Flag(help: "Lose every set of disks that mirrors bear, and one more, at every kind of moment.")
+    @Flag(help: "Lose every set of disks that spaces bear, and one more, at every kind of moment.")
     var tolerance = false
 
     @Flag(help: "Look for every mutant, where and as it is known to be found.")
@@ -275,7 +275,7 @@ struct PoolSim: ParsableCommand {
         let clock = ContinuousClock()
         let start = clock.now
         var (borne, lost, online) = (0, 0, 0)
-        for wanted in ToleranceRun.cases(copies: 2) + ToleranceRun.cases(copies: 3) {
+        for wanted in ToleranceRun.cases {
             Watchdog.begin("--tolerance (\(wanted))")
             let outcome = ToleranceRun(wanted, seed: from).run()
             if let violation = outcome.violation {

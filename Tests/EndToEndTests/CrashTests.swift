@@ -5,7 +5,7 @@ import Testing
 extension EndToEnd {
     /// Promise 1 with a real process, real sockets and real files: what was flushed survives.
     @Suite struct Crashes {
-        @Test(needs("nbdcopy"), needs("cmp"), arguments: ["simple", "mirror2"])
+        @Test(needs("nbdcopy"), needs("cmp"), arguments: ["simple", "mirror2", "parity1"])
         func flushedDataSurvivesKill9(resiliency: String) throws {
             try withSpace(size: "64M", resiliency: resiliency) { machine in
                 let before = machine.scratch.path("before")

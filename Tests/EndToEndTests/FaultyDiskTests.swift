@@ -5,9 +5,9 @@ extension EndToEnd {
     /// Disks that answer with errors, late, or not at all any more, and come back: as the daemon
     /// sees them, under a load that checks every read; at the end of each, every copy is read alone.
     @Suite struct FaultyDisks {
-        @Test(needsFaultyDisks(), arguments: [Mirror.mirror2])
-        func whatOneCannotReadAnotherCan(mirror: Mirror) throws {
-            try withFaultyDisk(mirror) { machine, load, faulty in
+        @Test(needsFaultyDisks(), arguments: [Redundancy.mirror2])
+        func whatOneCannotReadAnotherCan(kind: Redundancy) throws {
+            try withFaultyDisk(kind) { machine, load, faulty in
                 try faulty.fail(.reads)
                 try load.say("check")
                 let disk = try machine.disk("disk1")
@@ -25,19 +25,19 @@ extension EndToEnd {
                 try faulty.fail(.reads, false)
                 try machine.comesBack("disk1")
                 try machine.control("pool", "scrub", "demo", "--wait")
-                try machine.pullAllButEach(mirror, load, restarting: true)
+                try machine.pullAllThatMayGo(kind, load, restarting: true)
             }
         }
 
-        @Test(needsFaultyDisks(), arguments: [Mirror.mirror3])
-        func aDiskThatFailsWritesLeavesAndComesBackByItself(mirror: Mirror) throws {
-            try withFaultyDisk(mirror) { machine, load, faulty in
+        @Test(needsFaultyDisks(), arguments: [Redundancy.mirror3])
+        func aDiskThatFailsWritesLeavesAndComesBackByItself(kind: Redundancy) throws {
+            try withFaultyDisk(kind) { machine, load, faulty in
                 try faulty.fail(.writes)
                 try machine.waitUntil("disk1", is: "failed")
                 #expect(try machine.errors("write", of: "disk1") > 0)
                 #expect(try machine.disk("disk1")["reason"]?.asText?.contains("it failed") == true)
                 try machine.expectHealth(
-                    mirror.healthWithoutOne, because: mirror.sentence("disk1", "has failed"),
+                    kind.healthWithoutOne, because: kind.sentence("disk1", "has failed"),
                     action: "bring back \(faulty.path)")
                 try machine.looks()
                 try load.say("pause")
@@ -53,13 +53,13 @@ extension EndToEnd {
                 // From here on nobody does anything about it.
                 try faulty.fail(.writes, false)
                 try machine.waitUntilHealthy(within: 60)
-                try machine.pullAllButEach(mirror, load)
+                try machine.pullAllThatMayGo(kind, load)
             }
         }
 
-        @Test(needsFaultyDisks(), arguments: Mirror.allCases)
-        func aDiskThatVanishesAndComesBackSlower(mirror: Mirror) throws {
-            try withFaultyDisk(mirror) { machine, load, faulty in
+        @Test(needsFaultyDisks(), arguments: Redundancy.mirrors)
+        func aDiskThatVanishesAndComesBackSlower(kind: Redundancy) throws {
+            try withFaultyDisk(kind) { machine, load, faulty in
                 faulty.unplug()
                 try machine.waitUntil("disk1", is: "failed")
                 try load.say("check")
@@ -69,7 +69,7 @@ extension EndToEnd {
                 try machine.looks()
                 try faulty.plugIn(delay: "5ms")
                 try machine.control("disk", "online", "demo", "disk1")
-                try machine.pullAllButEach(mirror, load)
+                try machine.pullAllThatMayGo(kind, load)
             }
         }
 
@@ -80,12 +80,12 @@ extension EndToEnd {
                 usleep(1_000_000)
                 try load.say("check")
                 try faulty.lag(bitsPerSecond: "64G")
-                let disks = try machine.mirrored(.mirror2)
+                let disks = try machine.disks(of: .mirror2)
                 #expect(disks.allSatisfy { $0["state"] == .text("online") })
                 #expect(disks.allSatisfy { $0["errors"] == disks[0]["errors"] }, "\(disks)")
                 let space = try machine.json("space", "status", "demo/files")
                 #expect(space["health"] == .text("healthy") && space["reason"] == .text(""))
-                try machine.pullAllButEach(.mirror2, load)
+                try machine.pullAllThatMayGo(.mirror2, load)
             }
         }
 
@@ -110,9 +110,9 @@ extension EndToEnd {
         }
 
         /// The pool does without it, and when it answers again it catches up.
-        @Test(needsFaultyDisks(), arguments: [Mirror.mirror2])
-        func aDiskThatHangsIsDoneWithout(mirror: Mirror) throws {
-            try withFaultyDisk(mirror, patience: 2) { machine, load, faulty in
+        @Test(needsFaultyDisks(), arguments: [Redundancy.mirror2])
+        func aDiskThatHangsIsDoneWithout(kind: Redundancy) throws {
+            try withFaultyDisk(kind, patience: 2) { machine, load, faulty in
                 try faulty.hang()
                 defer { try? faulty.goOn() }
                 try load.say("check")
@@ -120,7 +120,7 @@ extension EndToEnd {
                 let disk = try machine.disk("disk1")
                 #expect(disk["reason"] == .text("it failed to answer"), "\(disk)")
                 try machine.expectHealth(
-                    mirror.healthWithoutOne, because: mirror.sentence("disk1", "has failed"),
+                    kind.healthWithoutOne, because: kind.sentence("disk1", "has failed"),
                     action: "bring back \(faulty.path)")
                 try machine.looks()
                 let refused = try machine.poolctl(["disk", "online", "demo", "disk1"])
@@ -136,19 +136,19 @@ extension EndToEnd {
                 try machine.looks()
                 try faulty.goOn()
                 try machine.waitUntilHealthy(within: 90)
-                try machine.pullAllButEach(mirror, load)
+                try machine.pullAllThatMayGo(kind, load)
             }
         }
 
         private func withFaultyDisk(
-            _ mirror: Mirror, patience: Int = 30,
+            _ kind: Redundancy, patience: Int = 30,
             _ body: (Machine, Load, FaultyDisk) throws -> Void
         ) throws {
             let scratch = try Scratch(name: "faulty")
             // It outlives the daemon, which has it open.
             let faulty = try FaultyDisk("faulty", size: 2 << 30, scratch: scratch)
             try withMachine(["--disk-timeout", "\(patience)"]) { machine in
-                let others = (2...mirror.copies).map { machine.scratch.path("demo-disk\($0)") }
+                let others = (2...kind.diskCount).map { machine.scratch.path("demo-disk\($0)") }
                 for path in others {
                     let file = try writable(path)
                     try file.truncate(atOffset: 2 << 30)
@@ -156,7 +156,7 @@ extension EndToEnd {
                 }
                 let created = try machine.poolctl(["pool", "create", "demo", faulty.path] + others)
                 try #require(created.status == 0, "\(created.everything)\n\(machine.log)")
-                try machine.makeSpace("demo/files", size: "1G", resiliency: mirror.rawValue)
+                try machine.makeSpace("demo/files", size: "1G", resiliency: kind.rawValue)
                 let load = try Load(machine, "demo/files")
                 usleep(500_000)
                 try load.say("check")

@@ -6,18 +6,18 @@ extension EndToEnd {
     @Suite struct PowerCuts {
         static let script = Tool.clients + "/power_cut.py"
 
-        @Test(needsVolatileDisks(), arguments: ["simple", "mirror2"])
+        @Test(needsVolatileDisks(), arguments: ["simple", "mirror2", "parity1"])
         func flushedDataSurvivesThem(resiliency: String) throws {
             let finished = try cutPower(["--resiliency", resiliency, "--rounds", "6"])
             #expect(finished.status == 0, "\(finished.everything)")
         }
 
         /// Most cuts fall while a disk is away, being brought up to date, or being emptied; at the end
-        /// every copy holds everything by itself.
-        @Test(needsVolatileDisks(), arguments: Mirror.allCases)
-        func soItDoesWhileDisksLeaveAndComeBack(mirror: Mirror) throws {
+        /// everything is there without all disks that may be lost.
+        @Test(needsVolatileDisks(), arguments: Redundancy.mirrors + [.parity2])
+        func soItDoesWhileDisksLeaveAndComeBack(kind: Redundancy) throws {
             let finished = try cutPower([
-                "--resiliency", mirror.rawValue, "--depart", "--rounds", "4",
+                "--resiliency", kind.rawValue, "--depart", "--rounds", "4",
             ])
             #expect(finished.status == 0, "\(finished.everything)")
             #expect(finished.output.contains("cuts under load by phase"))

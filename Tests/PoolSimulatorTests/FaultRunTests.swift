@@ -1,4 +1,5 @@
 import PoolEngine
+import PoolFormat
 import Testing
 
 @testable import PoolSimulator
@@ -6,10 +7,10 @@ import Testing
 @Suite struct SilentFaultRunTests {
     /// A slice of `poolsim --silent-faults`.
     @Test func everySilentFaultIsFoundAndPutRight() {
-        let report = SilentFaultRun(seed: 5).run(faults: 150)
+        let report = SilentFaultRun(seed: 5).run(faults: 400)
         #expect(report.violation == nil)
         #expect(report.left == 0)
-        #expect(report.injected >= 150)
+        #expect(report.injected >= 400)
         #expect(report.repairedByReads + report.repairedByScrub == report.injected)
         #expect(report.rotten > 0 && report.lostWrites > 0 && report.misdirectedWrites > 0)
         // A read sees one copy of each block: it finds some of them, and never all.
@@ -19,31 +20,38 @@ import Testing
 
 @Suite struct ToleranceTests {
     @Test func everySetUpToOneMoreThanTheToleranceIsACase() {
-        let cases = ToleranceRun.cases(copies: 2, spare: 1)
+        let cases = ToleranceRun.cases(.mirror2, spare: 1)
         // One of three, two of three; each at three moments.
         #expect(cases.count == (3 + 3) * 3)
         #expect(cases.filter(\.isBearable).count == 9)
-        #expect(ToleranceRun.cases(copies: 3, spare: 1).filter(\.isBearable).count == (4 + 6) * 3)
+        #expect(ToleranceRun.cases(.mirror3, spare: 1).filter(\.isBearable).count == (4 + 6) * 3)
     }
 
     /// A slice of `poolsim --tolerance`: one spare disk, and mirror2 alone.
-    @Test(arguments: ToleranceRun.cases(copies: 2, spare: 1).map(\.description))
+    @Test(arguments: ToleranceRun.cases(.mirror2, spare: 1).map(\.description))
     func lossIsBorneOrTold(_ name: String) throws {
         let wanted = try #require(
-            ToleranceRun.cases(copies: 2, spare: 1).first { $0.description == name })
+            ToleranceRun.cases(.mirror2, spare: 1).first { $0.description == name })
         let outcome = ToleranceRun(wanted, spare: 1).run()
         #expect(outcome.violation == nil)
         if wanted.isBearable { #expect(outcome.failedRequests == 0) }
     }
 
     @Test func twoOfThreeCopiesAreBorne() throws {
-        let wanted = ToleranceRun.Case(copies: 3, lost: [0, 2], moment: .rebuilding)
+        let wanted = ToleranceRun.Case(kind: .mirror3, lost: [0, 2], moment: .rebuilding)
         let outcome = ToleranceRun(wanted, spare: 1).run()
         #expect(outcome.violation == nil && outcome.failedRequests == 0)
     }
 
+    @Test(arguments: ToleranceRun.Moment.allCases)
+    func twoColumnsOfFourAreBorne(moment: ToleranceRun.Moment) throws {
+        let wanted = ToleranceRun.Case(kind: .parity2, lost: [1, 3], moment: moment)
+        let outcome = ToleranceRun(wanted, spare: 0).run()
+        #expect(outcome.violation == nil && outcome.failedRequests == 0)
+    }
+
     @Test func lossBeyondTheToleranceShows() {
-        let failed = ToleranceRun.cases(copies: 2, spare: 1).filter { !$0.isBearable }
+        let failed = ToleranceRun.cases(.mirror2, spare: 1).filter { !$0.isBearable }
             .map { ToleranceRun($0, spare: 1).run() }
         #expect(failed.allSatisfy { $0.violation == nil })
         #expect(failed.contains { $0.failedRequests > 0 })

@@ -3,15 +3,15 @@
 
     crash_loop.py --bin DIR --scratch DIR [--depart] [--rounds N | --minutes M] [--seed N]
 
-Each round writes stamped sectors to a simple and a mirrored space, each over two connections,
-kills the daemon with SIGKILL in the middle, sometimes again while it recovers, and reads everything
-back. A sector may hold the version that was last acknowledged, flushed or not, or one that was on
-its way; nothing else, and the same one at every read.
+Each round writes stamped sectors to a simple space, a mirror and a parity, each over two
+connections, kills the daemon with SIGKILL in the middle, sometimes again while it recovers, and
+reads everything back. A sector may hold the version that was last acknowledged, flushed or not, or
+one that was on its way; nothing else, and the same one at every read.
 
-With --depart the spaces are a mirror of two and one of three copies. Disks leave them, come back
-and are replaced meanwhile, most kills fall while one is away, being brought up to date or being
-emptied, and sometimes a disk is not there at the next start. At the end a scrub has to find
-nothing, and each copy has to hold everything by itself.
+With --depart the spaces are mirrors of two and of three copies, and a parity. Disks leave them,
+come back and are replaced meanwhile, most kills fall while one is away, being brought up to date or
+being emptied, and sometimes a disk is not there at the next start. At the end a scrub has to find
+nothing, and without each disk everything has to be there.
 
 The seed decides the work; where the kill lands in it is up to the machine.
 """
@@ -127,9 +127,9 @@ def main():
     deadline = None if options.minutes is None else time.monotonic() + options.minutes * 60
     daemon = Daemon(options.bin, options.scratch)
     trouble, sectors = None, SPAN_SECTORS
-    spaces = {"crash/plain": "simple", "crash/mirror": "mirror2"}
+    spaces = {"crash/plain": "simple", "crash/mirror": "mirror2", "crash/parity": "parity1"}
     if options.depart:
-        spaces = {"crash/two": "mirror2", "crash/three": "mirror3"}
+        spaces = {"crash/two": "mirror2", "crash/three": "mirror3", "crash/parity": "parity1"}
         spare = os.path.join(options.scratch, "spare")
         with open(spare, "xb") as file:
             file.truncate(2 << 30)

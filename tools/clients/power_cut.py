@@ -2,7 +2,7 @@
 """Cuts the power of a pool's disks under load, again and again, and checks what a FLUSH promised.
 
     power_cut.py --bin DIR --scratch DIR --plugin volatile_disk.so [--rounds N | --minutes M]
-                 [--resiliency simple|mirror2|mirror3] [--depart] [--state] [--seed N] [--lie N]
+                 [--resiliency KIND] [--depart] [--state] [--seed N] [--lie N]
 
 The disks are tools/powercut/volatile_disk.c in nbdkit, each mounted as a file by nbdfuse: what was
 not flushed is in their memory, and a cut takes it away on all disks in one instant, but for a
@@ -13,7 +13,7 @@ version written after it; nothing else, and the same one at every read. A comman
 was done is done. With --state the daemon's own folder, its witness in it, is on an ext4 on one more
 disk of that kind (needs root). With --depart disks leave, come back and are replaced meanwhile, and
 most cuts fall while one is away, being brought up to date, or being emptied; at the end a scrub has
-to find nothing, and each copy has to hold everything by itself.
+to find nothing, and without each set of disks that may be lost everything has to be there.
 
 With --lie N a FLUSH forgets one sector in N. Then the run has to fail: it exits 1.
 The seed decides the work and the disks' luck; where a cut lands in it is up to the machine.
@@ -36,7 +36,9 @@ from departures import Troublemaker
 from meddling import Meddler, Refused
 from mounts import Mount, MountError, unmount
 
-COPIES = {"simple": 1, "mirror2": 2, "mirror3": 3}
+LEAST_DISKS = {"simple": 1, "mirror2": 2, "mirror3": 3, "parity1": 3, "parity2": 4}
+# Disks that may be lost.
+TOLERANCE = {"simple": 0, "mirror2": 1, "mirror3": 2, "parity1": 1, "parity2": 2}
 SPACES = 2
 # Less to check after each cut, since what a cut is about is more.
 SECTORS_OF_DEPARTURES = SPAN_SECTORS // 3
@@ -208,7 +210,7 @@ class Loop:
             for number in range(SPACES)
         ]
         self.resiliency = options.resiliency
-        self.copies = COPIES[options.resiliency]
+        self.tolerance = TOLERANCE[options.resiliency]
         self.is_departing = options.depart
         self.administrator = Administrator(
             self.daemon, options.resiliency, random.Random(dice.random()),
@@ -286,7 +288,7 @@ class Loop:
     def finish(self):
         if self.is_departing:
             self.trouble.scrub()
-            self.trouble.pull_each(self.clients, self.copies - 1)
+            self.trouble.pull_each(self.clients, self.tolerance)
             self.trouble.scrub()
         self.daemon.stop()
 
@@ -298,23 +300,23 @@ def main():
     parser.add_argument("--bin", required=True, help="where poold and poolctl are")
     parser.add_argument("--scratch", required=True, help="an empty folder")
     parser.add_argument("--plugin", required=True, help="volatile_disk.so")
-    parser.add_argument("--resiliency", default="mirror2", choices=list(COPIES))
+    parser.add_argument("--resiliency", default="mirror2", choices=list(TOLERANCE))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--minutes", type=float, help="instead of --rounds")
-    parser.add_argument("--depart", action="store_true", help="disks leave and come back (mirrors)")
+    parser.add_argument("--depart", action="store_true", help="disks leave and come back")
     parser.add_argument("--state", action="store_true", help="poold's folder is cut as well")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--lie", type=int, default=0, help="FLUSH forgets one sector in N")
     options = parser.parse_args()
-    if options.depart and COPIES[options.resiliency] == 1:
-        parser.error("--depart is for mirrors")
+    if options.depart and TOLERANCE[options.resiliency] == 0:
+        parser.error("--depart is for spaces that may lose a disk")
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"power cuts: {options.resiliency}, seed {seed}", flush=True)
     dice = random.Random(seed)
     deadline = None if options.minutes is None else time.monotonic() + options.minutes * 60
     luck = dice.randrange(1 << 32)
-    # One more than there are copies, and one that is nobody's.
-    count = COPIES[options.resiliency] + 2 if options.depart else 3
+    # One more than it takes, and one that is nobody's.
+    count = LEAST_DISKS[options.resiliency] + 2 if options.depart else 3
     bench = Bench(options.scratch, options.plugin, luck, options.lie, options.state, count)
     loop = Loop(options, dice, bench)
     rounds = 0

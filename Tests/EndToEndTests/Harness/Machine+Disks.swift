@@ -25,7 +25,7 @@ extension Machine {
             sourceLocation: sourceLocation)
     }
 
-    func mirrored(_ mirror: Mirror) throws -> [JSON] { try mirror.disks.map { try disk($0) } }
+    func disks(of kind: Redundancy) throws -> [JSON] { try kind.disks.map { try disk($0) } }
 
     /// Wherever it is, it is online again in the end; it may have come back by itself.
     func comesBack(_ name: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
@@ -33,7 +33,7 @@ extension Machine {
         try waitUntil(name, is: "online", sourceLocation: sourceLocation)
     }
 
-    /// Every disk counts, and every space has all its copies.
+    /// Every disk counts, and every space is as redundant as it can be.
     func waitUntilHealthy(
         within seconds: Double = 60, sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
@@ -48,17 +48,17 @@ extension Machine {
             isSo, "not healthy\n\(said)\n\(log.suffix(2000))", sourceLocation: sourceLocation)
     }
 
-    /// Leaves one disk after the other alone with everything, and has `load` read all of it there.
+    /// Takes away as many disks as may go, each once or more, and has `load` read everything.
     ///
     /// - Parameter restarting: the daemon is killed in between, so that the metadata, too, comes
     ///   from there.
-    func pullAllButEach(
-        _ mirror: Mirror, _ load: Load, restarting: Bool = false,
+    func pullAllThatMayGo(
+        _ kind: Redundancy, _ load: Load, restarting: Bool = false,
         sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
         try waitUntilHealthy(sourceLocation: sourceLocation)
-        for index in mirror.disks.indices {
-            let pulled = (1..<mirror.copies).map { mirror.disks[(index + $0) % mirror.copies] }
+        for index in kind.disks.indices {
+            let pulled = (1...kind.tolerance).map { kind.disks[(index + $0) % kind.diskCount] }
             for disk in pulled { try control("disk", "offline", "demo", disk) }
             if restarting {
                 try load.say("pause", sourceLocation: sourceLocation)
