@@ -67,6 +67,29 @@ import Testing
         #expect(pool.configuration.disks[1].state == .failed)
     }
 
+    /// After a crash it is known only in which regions a disk has missed something: what it has not
+    /// missed there is right, and told so by its value.
+    @Test(arguments: [false, true]) func whatWasNotMissedIsRead(hasMissedIt: Bool) throws {
+        let world = PoolWorld([2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)])
+        var expected = ExpectedBlocks()
+        expected.write(world, try #require(pool.space(named: "m")), 0..<8)
+        try world.lose(1, pool)
+        expected.write(world, try #require(pool.space(named: "m")), hasMissedIt ? 3..<4 : 9..<10)
+        world.powerCut(.keepAll)
+        let opened = try #require(world.open(0..<1)).get()
+        let space = try #require(opened.space(named: "m"))
+        let slab = try #require(opened.groups(ofSpace: "m").first).slabs.map(\.address)
+        let place = try #require(slab.first { $0.disk == Self.first })
+        world.disks[0].unreadable = [space.places.base(place).offsetBytes + 3 * 4096]
+        #expect(world.perform(.read, space, 3 * 4096, 4096) == .ioError)
+        #expect(world.bringBack(1, opened) == nil)
+        #expect(world.perform(.read, space, 3 * 4096, 4096) == (hasMissedIt ? .ioError : .ok))
+        if hasMissedIt { world.disks[0].unreadable = [] }
+        #expect(world.untilCaughtUp(opened))
+        expected.check(world, space)
+    }
+
     /// Granted before the disk left, a piece may be claimed only after it has come back.
     @Test(arguments: [1, 2]) func whatIsJustBeingGrantedIsNobodysOnlyAfterwards(shards: Int) throws {
         let world = PoolWorld([2048, 2048, 2048], shards: shards)

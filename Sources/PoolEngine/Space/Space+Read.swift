@@ -132,7 +132,8 @@ extension Space {
 
     /// One block from the copy that matches its value. False: no copy has the right bytes.
     ///
-    /// A copy on a disk that is away comes last: where it has missed nothing it is right.
+    /// A copy on a disk that is away comes behind: where it has missed nothing it is right. After a
+    /// crash it is known of regions only that it has missed something: one that matches is right, too.
     func readBlock(
         _ grain: UInt64, _ entry: GrainMap.Entry, _ block: Int, value: UInt32, into target: Int,
         isRepairing: Bool = false
@@ -157,6 +158,14 @@ extension Space {
             isWrongSomewhere = true
             if !regions.acceptsMismatch(grain), !isRepairing { noteChecksumError(device) }
         }
+        for copy in copiesMadeEqual(entry, block)
+        where hasChecksums && !regions.acceptsMismatch(grain) {
+            _ = addBlockRead(io, entry, copy: copy, block: block, into: target)
+            if await io.run(), blockValue(target, number) == value {
+                if !isRepairing { repairLater(grain) }
+                return true
+            }
+        }
         guard let copy = firstReadable, regions.acceptsMismatch(grain),
             doubtful.isEmpty || !doubtful.intersects(grain: grain, MissedBlocks.Mask(block..<block + 1))
         else { return false }
@@ -179,6 +188,19 @@ extension Space {
                 ) { base, _, _ in isRight = departed.isRight(base, grain: grain, mask) }
                 return isRight
             }
+    }
+
+    /// Those on disks that are being made equal.
+    private func copiesMadeEqual(_ entry: GrainMap.Entry, _ block: Int) -> [Int] {
+        if departed.isEmpty { return [] }
+        return (0..<copies).filter { copy in
+            var isOne = false
+            groups.forEachRun(
+                entry, copy: copy, offsetBytes: block * Units.blockBytes,
+                lengthBytes: Units.blockBytes
+            ) { base, _, _ in isOne = !departed.isCurrent(base) && departed.takesData(base) }
+            return isOne
+        }
     }
 
     private func addBlockRead(
