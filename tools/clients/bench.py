@@ -23,6 +23,7 @@ from measuring import (
     direct_file, empty_file, fio, leave_at_signals, machine, memory_bytes, middle_and_spread,
     storage_daemon_command,
 )
+from parity import parity, print_parity
 
 # What needs no root.
 ALL = ("speed", "allocations", "idle", "map")
@@ -399,6 +400,7 @@ def main():
         ("blip", blip, print_blip, MEASURE_SECONDS),
         ("slow", slow, print_slow, MEASURE_SECONDS),
         ("rebuild", rebuild, print_rebuild, REBUILD_SECONDS),
+        ("parity", parity, print_parity, MEASURE_SECONDS),
     )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=(*(name for name, *_ in measurements), "all"))
