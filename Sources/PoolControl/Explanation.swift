@@ -13,6 +13,8 @@ public struct SpaceExplanation: Hashable, ControlMessage {
     public var groups: [GroupPlace]
     /// Groups that are not listed.
     public var groupsOmitted: Int
+    /// How wide its groups are, of all groups, the widest first.
+    public var widths: [Width]
     /// Groups on the same disks folded into one, of all groups.
     public var placements: [Placement]
     /// Disks that hold copies of the space's own metadata.
@@ -49,6 +51,25 @@ public struct SpaceExplanation: Hashable, ControlMessage {
             self.copies = copies
             self.disks = disks
             self.separated = separated
+        }
+    }
+
+    public struct Width: Hashable, Sendable, Codable {
+        /// Of data.
+        public var columns: Int
+        public var parity: Int
+        public var copies: Int
+        /// Slab groups of this width.
+        public var count: Int
+        /// The share of what they take on the disks that is data.
+        public var efficiency: Double
+
+        public init(columns: Int, parity: Int, copies: Int, count: Int) {
+            self.columns = columns
+            self.parity = parity
+            self.copies = copies
+            self.count = count
+            efficiency = Double(columns) / Double(max(1, columns * copies + parity))
         }
     }
 
@@ -106,7 +127,7 @@ public struct SpaceExplanation: Hashable, ControlMessage {
     public init(
         name: String, pool: String, resiliency: Resiliency, health: Health, reason: String,
         action: String, mayFail: String, groups: [GroupPlace], groupsOmitted: Int,
-        placements: [Placement], metadataDisks: [String], disks: [DiskPlace],
+        widths: [Width], placements: [Placement], metadataDisks: [String], disks: [DiskPlace],
         domains: [DomainPlace], repairs: [JobStatus] = []
     ) {
         self.name = name
@@ -118,6 +139,7 @@ public struct SpaceExplanation: Hashable, ControlMessage {
         self.mayFail = mayFail
         self.groups = groups
         self.groupsOmitted = groupsOmitted
+        self.widths = widths
         self.placements = placements
         self.metadataDisks = metadataDisks
         self.disks = disks

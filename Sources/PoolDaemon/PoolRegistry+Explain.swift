@@ -43,13 +43,15 @@ struct SpaceExplainer {
             health: status.health, reason: status.reason, action: status.action,
             mayFail: mayFail(losses), groups: groups,
             groupsOmitted: max(0, explanation.groups.count - SpaceExplanation.maximumGroups),
+            widths: widths,
             placements: placed.prefix(SpaceExplanation.maximumPlacements).map { placed in
                 SpaceExplanation.Placement(
                     groups: SpaceExplanation.ranges(placed.groups), count: placed.groups.count,
                     columns: placed.columns.map { $0.map(Self.name) })
             },
             metadataDisks: Set(explanation.metadata.flatMap { $0 }).sorted().map(Self.name),
-            disks: explanation.places.map { disk($0, losses) }, domains: domains(losses),
+            disks: explanation.places.map { disk($0, losses, status.resiliency) },
+            domains: domains(losses, status.resiliency),
             repairs: repairs(status.pool, losses))
     }
 
@@ -92,6 +94,17 @@ struct SpaceExplainer {
         }
     }
 
+    private var widths: [SpaceExplanation.Width] {
+        let shapes = Dictionary(grouping: explanation.groups) { group in
+            [Int(group.columns), max(1, Int(group.copies)), group.slabs.count]
+        }
+        return shapes.map { shape, groups in
+            SpaceExplanation.Width(
+                columns: shape[0], parity: shape[2] - shape[0] * shape[1], copies: shape[1],
+                count: groups.count)
+        }.sorted { ($0.columns, $0.count) > ($1.columns, $1.count) }
+    }
+
     /// What may fail now without loss of data: one disk, or one fault domain, not several at once.
     private func mayFail(_ losses: Pool.Explanation.Losses) -> String {
         if losses.lostGroups > 0 || losses.losesMetadata { return "nothing: data is lost already" }
@@ -112,7 +125,8 @@ struct SpaceExplainer {
     }
 
     private func disk(
-        _ place: Pool.Explanation.Place, _ losses: Pool.Explanation.Losses
+        _ place: Pool.Explanation.Place, _ losses: Pool.Explanation.Losses,
+        _ resiliency: Resiliency
     ) -> SpaceExplanation.DiskPlace {
         let loss = losses.disks[place.number] ?? .init()
         let name = Self.name(place.number)
@@ -120,29 +134,32 @@ struct SpaceExplainer {
             name: name, state: conditions[name] ?? .missing, domain: Self.name(place.domain),
             groups: loss.touched, safeToPull: !loss.losesData,
             reason: place.serves
-                ? Self.reason(loss)
+                ? Self.reason(loss, resiliency)
                 : (conditions[name] == .rebuilding ? "is behind" : "does not serve")
                     + ": nothing more is lost")
     }
 
-    static func reason(_ loss: Pool.Explanation.Loss) -> String {
+    static func reason(_ loss: Pool.Explanation.Loss, _ resiliency: Resiliency) -> String {
         if loss.lostGroups > 0 {
             return "loses data of \(loss.lostGroups) slab "
                 + (loss.lostGroups == 1 ? "group" : "groups")
         }
         if loss.losesMetadata { return "loses metadata" }
+        if loss.touched > 0, resiliency.isParity { return "safe: the other disks make up for it" }
         return loss.touched > 0 || loss.touchesMetadata
             ? "safe: other disks have copies" : "safe: it holds nothing of this"
     }
 
-    private func domains(_ losses: Pool.Explanation.Losses) -> [SpaceExplanation.DomainPlace] {
+    private func domains(
+        _ losses: Pool.Explanation.Losses, _ resiliency: Resiliency
+    ) -> [SpaceExplanation.DomainPlace] {
         explanation.taggedDomains.map { domain in
             let loss = losses.domains[domain] ?? .init()
             return SpaceExplanation.DomainPlace(
                 name: Self.name(domain),
                 disks: explanation.places.filter { $0.domain == domain }
                     .map { Self.name($0.number) },
-                safeToLose: !loss.losesData, reason: Self.reason(loss))
+                safeToLose: !loss.losesData, reason: Self.reason(loss, resiliency))
         }
     }
 }

@@ -11,12 +11,26 @@ extension Reports {
         lines += field(
             "lies on", "\(placed), \(space.resiliency.rawValue), metadata on "
                 + list(space.metadataDisks))
+        if space.resiliency.isParity, !space.widths.isEmpty {
+            lines += field("stripes", stripes(space.widths))
+        }
         lines += field("may fail", space.mayFail)
         lines += ["", disks(space.disks)]
         if !space.domains.isEmpty { lines += ["", domains(space.domains)] }
         if groups > 0 { lines += ["", placements(space.placements)] }
         if !space.repairs.isEmpty { lines += ["", jobs(space.repairs)] }
         return lines.joined(separator: "\n")
+    }
+
+    /// Disks of data and of parity, and what that leaves of them for data.
+    private static func stripes(_ widths: [SpaceExplanation.Width]) -> String {
+        let kinds = widths.map { width in
+            let disks = "\(width.columns) + \(width.parity) disks"
+            return widths.count == 1 ? disks : "\(disks) in \(width.count) groups"
+        }
+        let slabs = widths.reduce(0.0) { $0 + Double($1.count * ($1.columns + $1.parity)) }
+        let data = widths.reduce(0.0) { $0 + Double($1.count * $1.columns) }
+        return kinds.joined(separator: ", ") + ": \(Int(data / slabs * 100)) % of it is data"
     }
 
     private static func list(_ names: [String]) -> String {

@@ -137,7 +137,8 @@ import Testing
             "separated":true}],"groups_omitted":1,"health":"healthy","may_fail":"any one disk",\
             "metadata_disks":["disk1","disk2"],"name":"tank/vm1",\
             "placements":[{"columns":[["disk1","disk2"]],"count":2,"groups":"7-8"}],\
-            "pool":"tank","reason":"","repairs":[],"resiliency":"mirror2","version":1}
+            "pool":"tank","reason":"","repairs":[],"resiliency":"mirror2","version":1,\
+            "widths":[{"columns":1,"copies":2,"count":2,"efficiency":0.5,"parity":0}]}
             """)
     }
 
@@ -148,7 +149,7 @@ import Testing
             .init(
                 id: 7, layout: .mirror2, media: .ssd, columns: 1, copies: 2,
                 disks: ["disk1", "disk2"], separated: true)
-        ], groupsOmitted: 1,
+        ], groupsOmitted: 1, widths: [.init(columns: 1, parity: 0, copies: 2, count: 2)],
         placements: [.init(groups: "7-8", count: 2, columns: [["disk1", "disk2"]])],
         metadataDisks: ["disk1", "disk2"],
         disks: [

@@ -167,10 +167,11 @@ import Testing
     @Test func noLineOfAnExplanationIsLonger() {
         let disks = (1...60).map { "disk\(65_000 + $0)" }
         let explanation = SpaceExplanation(
-            name: "\(Self.long)/\(Self.long)", pool: Self.long, resiliency: .mirror2,
+            name: "\(Self.long)/\(Self.long)", pool: Self.long, resiliency: .parity2,
             health: .noRedundancy, reason: Self.path, action: Self.path,
             mayFail: "one of " + disks.joined(separator: ", "), groups: [],
             groupsOmitted: 1_000_000,
+            widths: (3...18).map { .init(columns: $0, parity: 2, copies: 1, count: 1_000_000) },
             placements: (0..<30).map { _ in
                 .init(
                     groups: SpaceExplanation.ranges((0..<400).map { $0 * 70_000_0 }),
@@ -192,6 +193,19 @@ import Testing
         let text = Reports.explanation(explanation)
         expectNarrow(text)
         #expect(text.contains("and 10000000 groups in 10 more ways"))
+    }
+
+    @Test func anExplanationSaysHowWideStripesAre() {
+        var explanation = MessageSnapshotTests.explanation
+        explanation.resiliency = .parity1
+        explanation.widths = [.init(columns: 4, parity: 1, copies: 1, count: 3)]
+        let alike = Reports.explanation(explanation)
+        #expect(alike.contains("stripes:  4 + 1 disks: 80 % of it is data"), "\(alike)")
+        explanation.widths.append(.init(columns: 2, parity: 1, copies: 1, count: 5))
+        let mixed = Reports.explanation(explanation)
+        #expect(
+            mixed.contains("4 + 1 disks in 3 groups, 2 + 1 disks in 5 groups: 73 % of it is data"),
+            "\(mixed)")
     }
 
     @Test(arguments: JobState.allCases) func noLineAboutAJobIsLonger(_ state: JobState) {
