@@ -80,6 +80,7 @@ final class HostilePool {
         limits.scratchPages = 32
         limits.scratchPairs = 8
         limits.scratchGrains = 8
+        limits.scratchBands = 1
         (limits.repairMovers, limits.repairGroups) = (4, 2)
         return limits
     }

@@ -135,6 +135,7 @@ public final class SeedRun {
         limits.scratchPages = random.pick([16, 64])
         limits.scratchPairs = random.pick([4, 32])
         limits.scratchGrains = random.within(6...12)
+        limits.scratchBands = 4
         (limits.repairMovers, limits.repairGroups) = (4, 2)
         limits.restartLogBytes = random.pick([16 << 10, 32 << 10, 64 << 10])
         limits.parkNs = random.pick([2_000_000, 20_000_000, 300_000_000])

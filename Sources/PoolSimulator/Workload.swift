@@ -68,6 +68,7 @@ public struct Workload: Sendable {
         limits.scratchPages = 16
         limits.scratchPairs = 4
         limits.scratchGrains = 6
+        limits.scratchBands = 2
         (limits.repairMovers, limits.repairGroups) = (4, 2)
         // A grain in two steps, without waiting for clients who never rest.
         limits.repairChunkBytes = 512 << 10

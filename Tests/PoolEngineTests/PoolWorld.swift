@@ -40,6 +40,7 @@ final class PoolWorld {
         limits.scratchPages = 32
         limits.scratchPairs = 8
         limits.scratchGrains = 8
+        limits.scratchBands = 2
         (limits.repairMovers, limits.repairGroups) = (4, 2)
         return (0..<shards).map {
             Engine(

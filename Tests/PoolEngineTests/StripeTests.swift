@@ -41,5 +41,30 @@ import Testing
         }
     }
 
+    /// A read of a few blocks is solved in little memory, a long one as a whole; either may begin
+    /// anywhere, and cross from a column to the next.
+    @Test(arguments: [3, 4, 6])
+    func readsOfAnyLengthAreSolved(width: Int) throws {
+        let world = PoolWorld(Array(repeating: 2048, count: width))
+        let kind: ResiliencyKind = width > 3 ? .parity2 : .parity1
+        let pool = try world.makePool([("p", kind)])
+        let space = try #require(pool.space(named: "p"))
+        for start in stride(from: UInt64(0), to: 256, by: 8) {
+            let data = UInt8(start / 8) + 1
+            #expect(world.perform(.write, space, start * 4096, 8 * 4096, data: data) == .ok)
+        }
+        #expect(world.perform(.flush, space, 0) == .ok)
+        let expected = (0..<256).map { UInt8($0 / 8) + 1 }
+        for lost in 0..<kind.tolerance { try world.lose(lost, pool) }
+        for count in [1, 2, 7, 8, 9, 16, 31, 64, 150, 256] {
+            for start in stride(from: 0, through: 256 - count, by: max(1, 37 - count / 8)) {
+                let bytes = world.bytes(space, UInt64(start) * 4096, UInt32(count) * 4096)
+                let found = bytes.map { bytes in (0..<count).map { bytes[$0 * 4096] } }
+                #expect(found == Array(expected[start..<start + count]), "\(count) at \(start)")
+                #expect(bytes.map { $0[count * 4096 - 1] } == expected[start + count - 1])
+            }
+        }
+    }
+
     private final class Outcome: @unchecked Sendable { var move: Space.Move? }
 }

@@ -65,6 +65,8 @@ public struct Limits: Sendable {
     public var scratchGrains = 12
     /// And two of 1 MiB each for stripes that are solved.
     public var scratchStripes = 2
+    /// And of 128 KiB for some rows of one: so many reads of a few blocks are solved at a time.
+    public var scratchBands = 32
 
     public init() {}
 
@@ -74,6 +76,7 @@ public struct Limits: Sendable {
         checksumPages = max(checksumPages / shardCount, 2048)
         scratchPages = max(scratchPages / shardCount, 128)
         scratchPairs = max(scratchPairs / shardCount, 64)
+        scratchBands = max(scratchBands / shardCount, 8)
     }
 
     func check() {
@@ -94,7 +97,7 @@ public struct Limits: Sendable {
                 <= journalPieces * Journal.blocksPerPiece / 2)
         precondition(restartLogBytes >= 16 << 10 && restartLogBytes % Units.blockBytes == 0)
         precondition(scratchPages >= 16 && scratchPairs >= 4 && scratchGrains >= 6
-                && scratchStripes >= 1)
+                && scratchStripes >= 1 && scratchBands >= 1)
         precondition(parkedWrites >= 0 && parkedBytes >= 0)
         precondition(hedgeAfterNs >= 2 && (0...100).contains(hedgePercent) && lateNs > 0)
         precondition(compactBatch >= 1 && compactScan >= 1)

@@ -13,6 +13,8 @@ final class ScratchBuffers: @unchecked Sendable {
     /// Two of 1 MiB each, for a stripe: whoever holds one waits for nothing but devices, and for the
     /// record of one that failed; so others may wait for one and hold any other.
     private var stripes: [(data: Int, parity: Int)] = []
+    /// Of 128 KiB, for some rows of a stripe: the same holds of them.
+    private var bands: [Int] = []
     /// For writing a configuration: whoever waits for a failed disk to be recorded may hold any other.
     private var configurations: [Int]
     private var given: Signal?
@@ -33,19 +35,23 @@ final class ScratchBuffers: @unchecked Sendable {
             guard let grain = arena.take(bytes: Units.grainBytes) else { break }
             grains.append(grain)
         }
-        // One buffer is never in the lists: it is what a stopped engine's slow paths scribble on.
         for _ in 0..<limits.scratchStripes {
             guard let data = arena.take(bytes: Units.grainBytes),
                 let parity = arena.take(bytes: Units.grainBytes)
             else { break }
             stripes.append((data, parity))
         }
+        for _ in 0..<limits.scratchBands {
+            guard let band = arena.take(bytes: Self.bandBytes) else { break }
+            bands.append(band)
+        }
+        // One buffer is never in the lists: it is what a stopped engine's slow paths scribble on.
         let spare = grains.popLast()
         afterStop = spare ?? 0
         configurations = arena.take(bytes: Units.grainBytes).map { [$0] } ?? []
         precondition(
             pages.count == limits.scratchPages && pairs.count == limits.scratchPairs
-                && stripes.count == limits.scratchStripes
+                && stripes.count == limits.scratchStripes && bands.count == limits.scratchBands
                 && grains.count == limits.scratchGrains - 1 && !configurations.isEmpty,
             "the arena is smaller than the engine's own buffers")
     }
@@ -56,6 +62,7 @@ final class ScratchBuffers: @unchecked Sendable {
     }
 
     static let pairBytes = 4 * Units.blockBytes
+    static let bandBytes = 128 << 10
 
     /// A buffer of 4 KiB, 16 KiB or 1 MiB, the smallest that holds `bytes`; waits until one is
     /// free. A slow path holds at most three of 1 MiB.
@@ -106,6 +113,20 @@ final class ScratchBuffers: @unchecked Sendable {
     func giveStripe(_ data: Int, _ parity: Int) {
         if data == afterStop { return }
         stripes.append((data, parity))
+        given?.fire()
+    }
+
+    func takeBand() async -> Int {
+        while true {
+            if let band = bands.popLast() { return band }
+            guard let engine, !engine.isStopped, let given else { return afterStop }
+            await given.wait()
+        }
+    }
+
+    func giveBand(_ band: Int) {
+        if band == afterStop { return }
+        bands.append(band)
         given?.fire()
     }
 

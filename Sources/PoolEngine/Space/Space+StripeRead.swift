@@ -43,20 +43,62 @@ extension Space {
         guard right.count < blocks.count, solving else { return right }
         let found = Set(right)
         let wanted = blocks.filter { !found.contains($0) }
-        let (data, parity) = await engine.scratch.takeStripe()
-        defer { engine.scratch.giveStripe(data, parity) }
-        guard let shape = groups[entry.group]?.shape, !engine.isStopped else { return nil }
-        var image = StripeImage(shape, data: data, parity: parity)
-        let rows = Set(wanted.map(image.row(ofBlock:))).sorted()
+        guard let solved = await solve(grain, entry, wanted, values, at: origin) else { return nil }
+        right += solved
+        if isUnreadable || !wrong.isEmpty, !isExpected { repairLater(grain) }
+        return right.sorted()
+    }
+
+    /// - Returns: those of the wanted blocks that could be had; nil: the engine has stopped.
+    private func solve(
+        _ grain: UInt64, _ entry: GrainMap.Entry, _ wanted: [Int], _ values: [UInt32],
+        at origin: Int
+    ) async -> [Int]? {
+        guard let shape = groups[entry.group]?.shape else { return nil }
+        let rowCount = shape.unitBytes / Units.blockBytes
+        let rows = Set(wanted.map { $0 % rowCount }).sorted()
+        let rowsOfBand = ScratchBuffers.bandBytes / (shape.width * Units.blockBytes)
+        guard rows.count <= 2 * rowsOfBand else {
+            let (data, parity) = await engine.scratch.takeStripe()
+            defer { engine.scratch.giveStripe(data, parity) }
+            if engine.isStopped { return nil }
+            let image = StripeImage(shape, data: data, parity: parity)
+            return await solve(image, grain, entry, wanted, values, rows: rows, at: origin)
+        }
+        // Few rows take little memory: many reads of a few blocks are solved at a time.
+        var solved: [Int] = []
+        for run in Self.runs(of: rows) {
+            for first in stride(from: run.lowerBound, to: run.upperBound, by: rowsOfBand) {
+                let part = first..<min(first + rowsOfBand, run.upperBound)
+                let band = await engine.scratch.takeBand()
+                defer { engine.scratch.giveBand(band) }
+                if engine.isStopped { return nil }
+                let image = StripeImage(shape, rows: part, band: band)
+                let found = await solve(
+                    image, grain, entry, wanted, values, rows: Array(part), at: origin)
+                guard let found else { return nil }
+                solved += found
+            }
+        }
+        return solved
+    }
+
+    private func solve(
+        _ empty: StripeImage, _ grain: UInt64, _ entry: GrainMap.Entry, _ wanted: [Int],
+        _ values: [UInt32], rows: [Int], at origin: Int
+    ) async -> [Int]? {
+        var image = empty
         guard await load(&image, grain, entry, values, rows: rows) else { return nil }
-        for block in wanted where image.blocks[block].isThere {
+        let isLoaded = Set(rows)
+        let found = wanted.filter {
+            isLoaded.contains(image.row(ofBlock: $0)) && image.blocks[$0].isThere
+        }
+        for block in found {
             unsafe arena.bytes(origin + block * Units.blockBytes, Units.blockBytes).copyMemory(
                 from: UnsafeRawBufferPointer(
                     arena.bytes(image.offset(ofBlock: block), Units.blockBytes)))
-            right.append(block)
         }
-        if isUnreadable || !wrong.isEmpty, !isExpected { repairLater(grain) }
-        return right.sorted()
+        return found
     }
 
     /// What a request asks for; its blocks' values are in its record.

@@ -1,7 +1,7 @@
 import PoolFormat
 
-/// A parity grain in memory: its data columns one behind the other, as clients see it, and its
-/// parities in a buffer of their own.
+/// A parity grain in memory, or some of its rows: its data columns one behind the other, as clients
+/// see a whole one, and its parities.
 ///
 /// A *row* is what lies at one place of every column: a block of each, together with its parities.
 /// Each row stands for itself: whatever of it is missing is solved from the rest.
@@ -19,7 +19,9 @@ struct StripeImage {
     }
 
     let shape: GroupShape
-    /// Buffers of 1 MiB in the arena.
+    /// The rows that there is room for.
+    let rows: Range<Int>
+    /// In the arena: where the columns of data begin, and those of parity.
     let data: Int
     let parity: Int
     /// Of the grain's 256.
@@ -27,8 +29,20 @@ struct StripeImage {
     /// Of P's rows, then of Q's.
     var parities: [[Block]]
 
+    /// A whole grain, in buffers of 1 MiB.
     init(_ shape: GroupShape, data: Int, parity: Int) {
+        self.init(shape, rows: 0..<shape.unitBytes / Units.blockBytes, data: data, parity: parity)
+    }
+
+    /// Some rows, all in one buffer.
+    init(_ shape: GroupShape, rows: Range<Int>, band: Int) {
+        let columnBytes = rows.count * Units.blockBytes
+        self.init(shape, rows: rows, data: band, parity: band + shape.columns * columnBytes)
+    }
+
+    private init(_ shape: GroupShape, rows: Range<Int>, data: Int, parity: Int) {
         self.shape = shape
+        self.rows = rows
         self.data = data
         self.parity = parity
         blocks = Array(repeating: .missing, count: Units.blocksPerGrain)
@@ -49,15 +63,21 @@ struct StripeImage {
     func row(ofBlock block: Int) -> Int { block % rowCount }
 
     /// Where a block, or one of a parity's rows, lies in the arena.
-    func offset(ofBlock block: Int) -> Int { data + block * Units.blockBytes }
-    func offset(ofParity index: Int, row: Int) -> Int {
-        parity + index * shape.unitBytes + row * Units.blockBytes
+    func offset(ofBlock block: Int) -> Int {
+        offset(data, column: block / rowCount, row: row(ofBlock: block))
     }
+
+    func offset(ofParity index: Int, row: Int) -> Int { offset(parity, column: index, row: row) }
 
     /// P and Q behind the columns of data.
     func offset(ofColumn column: Int, row: Int) -> Int {
         column < shape.columns
-            ? offset(ofBlock: block(column, row)) : offset(ofParity: column - shape.columns, row: row)
+            ? offset(data, column: column, row: row)
+            : offset(ofParity: column - shape.columns, row: row)
+    }
+
+    private func offset(_ origin: Int, column: Int, row: Int) -> Int {
+        origin + (column * rows.count + row - rows.lowerBound) * Units.blockBytes
     }
 
     // MARK: - arithmetic
