@@ -8,7 +8,9 @@ from measuring import Poold, fio, middle_and_spread
 
 # One parity in five, as the aims say.
 COLUMNS = 5
-SPACES = ("simple", "parity1")
+# The spaces, and the pools that they are in: one of those lacks a disk.
+SIMPLE, PARITY, DEGRADED = "simple", "parity1", "a disk away"
+TARGETS = {SIMPLE: "whole/simple", PARITY: "whole/parity1", DEGRADED: "degraded/parity1"}
 # What is done, as fio says it, and the least of the simple space's rate that is aimed at.
 WORKLOADS = {
     "whole grains, sequential writes": (["--rw=write", "--bs=1m", "--iodepth=4"], 0.6),
@@ -25,20 +27,22 @@ def parity(options):
     poold = Poold(options, "parity", core)
     try:
         poold.start()
-        disks = [os.path.join(options.disks, f"disk{number}") for number in range(COLUMNS)]
-        poold.control("pool", "create", "bench", *disks, "--create-size", "2G")
-        for name in SPACES:
+        for pool in ("whole", "degraded"):
+            disks = [os.path.join(options.disks, f"disk-{pool}{n}") for n in range(COLUMNS)]
+            poold.control("pool", "create", pool, *disks, "--create-size", "2G")
+        for target in TARGETS.values():
             poold.control(
-                "space", "create", f"bench/{name}", "--size", "1G", "--resiliency", name,
-                "--columns", str(COLUMNS))
+                "space", "create", target, "--size", "1G", "--resiliency",
+                target.partition("/")[2], "--columns", str(COLUMNS))
             # What is measured are overwrites and real reads.
-            measure(core, poold, name, WORKLOADS["whole grains, sequential writes"][0], None)
+            measure(core, poold, target, WORKLOADS["whole grains, sequential writes"][0], None)
+        poold.control("disk", "offline", "degraded", "disk1")
         runs = []
         for number in range(options.repeats):
             for workload, (arguments, _) in WORKLOADS.items():
                 rates = {
-                    name: measure(core, poold, name, arguments, options.seconds)
-                    for name in SPACES
+                    name: measure(core, poold, target, arguments, options.seconds)
+                    for name, target in TARGETS.items()
                 }
                 runs.append({"round": number, "workload": workload, "bytes_per_second": rates})
             print(f"  round {number + 1} of {options.repeats} done", file=sys.stderr, flush=True)
@@ -47,9 +51,8 @@ def parity(options):
         poold.stop()
 
 
-def measure(core, poold, name, arguments, seconds):
-    uri = poold.uri(f"bench/{name}")
-    job = fio(core, ["--ioengine=nbd", f"--uri={uri}", *arguments], seconds)
+def measure(core, poold, target, arguments, seconds):
+    job = fio(core, ["--ioengine=nbd", f"--uri={poold.uri(target)}", *arguments], seconds)
     return max(job["read"]["bw_bytes"], job["write"]["bw_bytes"])
 
 
@@ -57,17 +60,22 @@ def summarise(runs):
     summary = {}
     for workload, (_, aim) in WORKLOADS.items():
         rates = [run["bytes_per_second"] for run in runs if run["workload"] == workload]
-        simple, _ = middle_and_spread([rate["simple"] for rate in rates])
-        ratio, spread = middle_and_spread([rate["parity1"] / rate["simple"] for rate in rates])
-        summary[workload] = {"simple": simple, "ratio": ratio, "spread": spread, "aim": aim}
+        simple, _ = middle_and_spread([rate[SIMPLE] for rate in rates])
+        summary[workload] = {"simple": simple, "aim": aim}
+        for name in (PARITY, DEGRADED):
+            ratio, spread = middle_and_spread([rate[name] / rate[SIMPLE] for rate in rates])
+            summary[workload][name] = {"ratio": ratio, "spread": spread}
     return summary
 
 
 def print_parity(result):
-    print(f"\nparity1 of {COLUMNS} columns against a simple space of {COLUMNS}, one core for client"
-          " and server\n")
-    print(f"{'':38}{'simple MB/s':>12}{'ratio':>8}{'spread':>8}{'aim':>6}")
+    print(f"\nparity1 of {COLUMNS} columns, and with one of its disks away, as ratios to a simple"
+          f" space\nof {COLUMNS}; one core for client and server\n")
+    print(f"{'':36}{'simple MB/s':>12}{PARITY:>9}{'spread':>8}{'aim':>5}{DEGRADED:>13}"
+          f"{'spread':>8}")
     for workload, entry in result["summary"].items():
         aim = "" if entry["aim"] is None else f"{entry['aim']:.1f}"
-        print(f"{workload:38}{entry['simple'] / 1e6:12.1f}{entry['ratio']:8.2f}"
-              f"{entry['spread']:8.0%}{aim:>6}")
+        ratios = [f"{entry[name]['ratio']:.2f}" for name in (PARITY, DEGRADED)]
+        spreads = [f"{entry[name]['spread']:.0%}" for name in (PARITY, DEGRADED)]
+        print(f"{workload:36}{entry['simple'] / 1e6:12.1f}{ratios[0]:>9}{spreads[0]:>8}{aim:>5}"
+              f"{ratios[1]:>13}{spreads[1]:>8}")

@@ -316,7 +316,8 @@ def main():
     deadline = None if options.minutes is None else time.monotonic() + options.minutes * 60
     luck = dice.randrange(1 << 32)
     # One more than it takes, and one that is nobody's.
-    count = LEAST_DISKS[options.resiliency] + 2 if options.depart else 3
+    least = LEAST_DISKS[options.resiliency]
+    count = least + 2 if options.depart else max(3, least)
     bench = Bench(options.scratch, options.plugin, luck, options.lie, options.state, count)
     loop = Loop(options, dice, bench)
     rounds = 0
