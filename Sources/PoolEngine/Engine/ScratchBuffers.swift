@@ -68,20 +68,12 @@ final class ScratchBuffers: @unchecked Sendable {
     /// free. A slow path holds at most three of 1 MiB.
     func take(bytes: Int) async -> Int {
         precondition(bytes <= Units.grainBytes)
-        while true {
-            if let buffer = tryTake(bytes: bytes) { return buffer }
-            guard let engine, !engine.isStopped, let given else { return afterStop }
-            await given.wait()
-        }
+        return await wait(afterStop: afterStop) { self.tryTake(bytes: bytes) }
     }
 
     /// The buffer of 1 MiB for a configuration; it goes back with ``giveConfiguration(_:)``.
     func takeConfiguration() async -> Int {
-        while true {
-            if let buffer = configurations.popLast() { return buffer }
-            guard let engine, !engine.isStopped, let given else { return afterStop }
-            await given.wait()
-        }
+        await wait(afterStop: afterStop) { self.configurations.popLast() }
     }
 
     func giveConfiguration(_ buffer: Int) {
@@ -93,21 +85,14 @@ final class ScratchBuffers: @unchecked Sendable {
     /// Up to three of 1 MiB, or none yet: whoever needs several holds nothing while it waits.
     func takeGrains(_ count: Int) async -> [Int] {
         precondition(count <= 3)
-        while true {
-            if grains.count >= count { return (0..<count).map { _ in grains.removeLast() } }
-            guard let engine, !engine.isStopped, let given else {
-                return Array(repeating: afterStop, count: count)
-            }
-            await given.wait()
+        return await wait(afterStop: Array(repeating: afterStop, count: count)) {
+            guard self.grains.count >= count else { return nil }
+            return (0..<count).map { _ in self.grains.removeLast() }
         }
     }
 
     func takeStripe() async -> (data: Int, parity: Int) {
-        while true {
-            if let buffers = stripes.popLast() { return buffers }
-            guard let engine, !engine.isStopped, let given else { return (afterStop, afterStop) }
-            await given.wait()
-        }
+        await wait(afterStop: (afterStop, afterStop)) { self.stripes.popLast() }
     }
 
     func giveStripe(_ data: Int, _ parity: Int) {
@@ -117,17 +102,25 @@ final class ScratchBuffers: @unchecked Sendable {
     }
 
     func takeBand() async -> Int {
-        while true {
-            if let band = bands.popLast() { return band }
-            guard let engine, !engine.isStopped, let given else { return afterStop }
-            await given.wait()
-        }
+        await wait(afterStop: afterStop) { self.bands.popLast() }
     }
 
     func giveBand(_ band: Int) {
         if band == afterStop { return }
         bands.append(band)
         given?.fire()
+    }
+
+    /// What `take` has, as soon as it has something. A stopped engine's slow paths go on with what
+    /// goes nowhere.
+    private func wait<Buffers>(
+        afterStop: Buffers, _ take: () -> Buffers?
+    ) async -> Buffers {
+        while true {
+            if let buffers = take() { return buffers }
+            guard let engine, !engine.isStopped, let given else { return afterStop }
+            await given.wait()
+        }
     }
 
     private func tryTake(bytes: Int) -> Int? {
