@@ -132,8 +132,8 @@ extension Space {
 
     /// One block from the copy that matches its value. False: no copy has the right bytes.
     ///
-    /// A copy on a disk that is away comes behind: where it has missed nothing it is right. After a
-    /// crash it is known of regions only that it has missed something: one that matches is right, too.
+    /// A copy on a disk that is away comes behind: where it has missed nothing it is right. So it is,
+    /// after a crash, where it matches: then it is known of regions only that something was missed.
     func readBlock(
         _ grain: UInt64, _ entry: GrainMap.Entry, _ block: Int, value: UInt32, into target: Int,
         isRepairing: Bool = false
@@ -176,44 +176,40 @@ extension Space {
     private func copiesToRead(_ entry: GrainMap.Entry, grain: UInt64, block: Int) -> [Int] {
         let all = Array(0..<copies)
         if departed.isEmpty { return all }
-        let current = all.filter { isCurrent(entry, copy: $0, blocks: block..<block + 1) }
-        let mask = MissedBlocks.Mask(block..<block + 1)
-        return current
-            + all.filter { copy in
-                guard !current.contains(copy) else { return false }
-                var isRight = false
-                groups.forEachRun(
-                    entry, copy: copy, offsetBytes: block * Units.blockBytes,
-                    lengthBytes: Units.blockBytes
-                ) { base, _, _ in isRight = departed.isRight(base, grain: grain, mask) }
-                return isRight
+        let (mask, bases) = (MissedBlocks.Mask(block..<block + 1), bases(of: block, entry))
+        return all.filter { departed.isCurrent(bases[$0]) }
+            + all.filter {
+                !departed.isCurrent(bases[$0])
+                    && departed.isRight(bases[$0], grain: grain, mask)
             }
     }
 
     /// Those on disks that are being made equal.
     private func copiesMadeEqual(_ entry: GrainMap.Entry, _ block: Int) -> [Int] {
         if departed.isEmpty { return [] }
-        return (0..<copies).filter { copy in
-            var isOne = false
-            groups.forEachRun(
-                entry, copy: copy, offsetBytes: block * Units.blockBytes,
-                lengthBytes: Units.blockBytes
-            ) { base, _, _ in isOne = !departed.isCurrent(base) && departed.takesData(base) }
-            return isOne
+        let bases = bases(of: block, entry)
+        return bases.indices.filter {
+            !departed.isCurrent(bases[$0]) && departed.takesData(bases[$0])
         }
     }
 
     private func addBlockRead(
         _ io: IOBatch, _ entry: GrainMap.Entry, copy: Int, block: Int, into target: Int
     ) -> DeviceIndex {
-        var device = DeviceIndex(0)
-        groups.forEachRun(
-            entry, copy: copy, offsetBytes: block * Units.blockBytes,
-            lengthBytes: Units.blockBytes
-        ) { base, position, bytes in
-            io.read(base.device, at: base.offsetBytes, bytes: bytes, into: target + position)
-            device = base.device
+        let base = bases(of: block, entry)[copy]
+        io.read(base.device, at: base.offsetBytes, bytes: Units.blockBytes, into: target)
+        return base.device
+    }
+
+    /// Where each copy of a block lies.
+    private func bases(of block: Int, _ entry: GrainMap.Entry) -> [SlabGroups.Base] {
+        var bases: [SlabGroups.Base] = []
+        for copy in 0..<copies {
+            groups.forEachRun(
+                entry, copy: copy, offsetBytes: block * Units.blockBytes,
+                lengthBytes: Units.blockBytes
+            ) { base, _, _ in bases.append(base) }
         }
-        return device
+        return bases
     }
 }
