@@ -83,6 +83,7 @@ struct GrainMap {
 /// A grain is free only when nothing durable names it: it comes back through ``release(_:)`` once
 /// its unmapping is durable, its readers have left and its discard has finished.
 struct SlabGroups {
+    /// Who may be emptying a group: each begins and gives up by itself.
     struct Drainers: OptionSet {
         let rawValue: UInt8
         static let compaction = Drainers(rawValue: 1)

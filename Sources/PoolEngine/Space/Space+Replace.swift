@@ -193,7 +193,7 @@ extension Space {
         }
     }
 
-    /// Moves, discards and writes of stripes.
+    /// Waits until these moves, discards and writes of stripes have ended.
     func waitForWork(_ numbers: Set<UInt64>) async {
         while !placedWork.isDisjoint(with: numbers), !engine.isStopped { await nap() }
     }
