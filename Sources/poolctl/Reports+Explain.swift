@@ -28,9 +28,10 @@ extension Reports {
             let disks = "\(width.columns) + \(width.parity) disks"
             return widths.count == 1 ? disks : "\(disks) in \(width.count) groups"
         }
-        let slabs = widths.reduce(0.0) { $0 + Double($1.count * ($1.columns + $1.parity)) }
-        let data = widths.reduce(0.0) { $0 + Double($1.count * $1.columns) }
-        return kinds.joined(separator: ", ") + ": \(Int(data / slabs * 100)) % of it is data"
+        let data = widths.reduce(0.0) { $0 + Double($1.count) * Double($1.columns) }
+        let parity = widths.reduce(0.0) { $0 + Double($1.count) * Double($1.parity) }
+        let percent = Int(data / max(1, data + parity) * 100)
+        return kinds.joined(separator: ", ") + ": \(percent) % of it is data"
     }
 
     private static func list(_ names: [String]) -> String {
