@@ -182,12 +182,7 @@ import Testing
         var refusals = 0
         for breaksAfter in 0..<200 {
             let world = PoolWorld([1024, 1024, 1024])
-            let pool = try #require(world.create(0..<3)).get()
-            let parameters = Pool.SpaceParameters(
-                name: "s", sizeBytes: 1 << 30, resiliency: .simple, columns: 1)
-            try #require(
-                world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
-            ).get()
+            let pool = try world.makePool([("s", .simple)], columns: 1)
             let space = try #require(pool.space(named: "s"))
             var expected = ExpectedBlocks()
             expected.write(world, space, 0..<9)
@@ -228,12 +223,7 @@ import Testing
     /// written since the last good one, and that is all that is lost.
     @Test(arguments: [1, 2]) func aSimpleSpaceNamesWhatAFlushMayHaveLost(shards: Int) throws {
         let world = PoolWorld([2048, 2048], shards: shards)
-        let pool = try #require(world.create(0..<2)).get()
-        let parameters = Pool.SpaceParameters(
-            name: "s", sizeBytes: 1 << 30, resiliency: .simple, columns: 1)
-        try #require(
-            world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
-        ).get()
+        let pool = try world.makePool([("s", .simple)], columns: 1)
         let space = try #require(pool.space(named: "s"))
         var expected = ExpectedBlocks()
         expected.write(world, space, 0..<8)

@@ -7,14 +7,18 @@ import Testing
 extension PoolWorld {
     /// A pool with spaces of 4 GiB.
     ///
-    /// - Parameter range: of the disks that are its; nil: all of them.
+    /// - Parameters:
+    ///   - range: of the disks that are its; nil: all of them.
+    ///   - columns: of each space; 0: as many as the disks allow.
     func makePool(
-        _ spaces: [(name: String, resiliency: ResiliencyKind)], on range: Range<Int>? = nil
+        _ spaces: [(name: String, resiliency: ResiliencyKind)], on range: Range<Int>? = nil,
+        columns: Int = 0
     ) throws -> Pool {
         let pool = try #require(create(range ?? disks.indices)).get()
         for space in spaces {
             let parameters = Pool.SpaceParameters(
-                name: space.name, sizeBytes: 4 << 30, resiliency: space.resiliency)
+                name: space.name, sizeBytes: 4 << 30, resiliency: space.resiliency,
+                columns: columns)
             try #require(
                 run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
             ).get()

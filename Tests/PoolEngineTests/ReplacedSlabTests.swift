@@ -24,12 +24,7 @@ import Testing
 
         init(_ resiliency: ResiliencyKind, grains: UInt64) throws {
             let world = PoolWorld([2048, 2048, 2048, 2048])
-            let pool = try #require(world.create(0..<4)).get()
-            let parameters = Pool.SpaceParameters(
-                name: "m", sizeBytes: 1 << 30, resiliency: resiliency, columns: 1)
-            try #require(
-                world.run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
-            ).get()
+            let pool = try world.makePool([("m", resiliency)], columns: 1)
             let space = try #require(pool.space(named: "m"))
             var expected = ExpectedBlocks()
             expected.write(
