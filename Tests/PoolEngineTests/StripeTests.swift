@@ -66,5 +66,30 @@ import Testing
         }
     }
 
-    private final class Outcome: @unchecked Sendable { var move: Space.Move? }
+    /// A group that is emptied may be that of a stripe which is being written: it is mapped there once
+    /// that is done, and moved like the others.
+    @Test func whatIsBeingWrittenIntoAGroupIsWaitedFor() throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("p", .parity1)])
+        let space = try #require(pool.space(named: "p"))
+        var expected = ExpectedBlocks()
+        expected.write(world, space, [0, 256])
+        let free = space.groups.allocate()
+        let target = try #require(free)
+        let work = space.beginPlacedWork()
+        let outcome = Outcome()
+        world.engine.spawn { outcome.repair = await space.empty(0, .high) }
+        for _ in 0..<500 where outcome.repair == nil { _ = world.step() }
+        #expect(outcome.repair == nil && space.groups[0] != nil)
+        space.groups.release(target)
+        space.endPlacedWork(work)
+        #expect(world.untilTrue { outcome.repair != nil })
+        #expect(outcome.repair == .done && space.groups[0] == nil)
+        expected.check(world, space)
+    }
+
+    private final class Outcome: @unchecked Sendable {
+        var move: Space.Move?
+        var repair: Space.RepairOutcome?
+    }
 }

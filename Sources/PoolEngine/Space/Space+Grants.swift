@@ -56,6 +56,7 @@ extension Space {
     }
 
     private func grantGroup(_ id: UInt32) async throws(PoolError) -> GroupRecord {
+        assert(claimsChanging > 0, "a disk that comes back would be freed of it")
         let (lineage, layout) = (lineage, resiliency)
         let (columns, unitBytes) = (columns, interleaveBytes)
         let granted = try await atHome { pool async throws(PoolError) in
@@ -105,6 +106,7 @@ extension Space {
     private func grantPiece(
         _ kind: PieceKind, page: UInt32, slot: UInt32
     ) async throws(PoolError) {
+        assert(claimsChanging > 0, "a disk that comes back would be freed of it")
         let index = page / UInt32(MetadataPage.pagesPerPiece)
         let (lineage, disks) = (lineage, metadataDisks)
         let granted = try await atHome { pool async throws(PoolError) in

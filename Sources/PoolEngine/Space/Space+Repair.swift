@@ -152,6 +152,7 @@ extension Space {
         _ kind: PieceKind, _ index: UInt32, count: Int, beside kept: [PieceAddress],
         _ plan: RepairPlan
     ) async throws(PoolError) -> [PieceAddress] {
+        assert(claimsChanging > 0, "a disk that comes back would be freed of it")
         guard count > 0 else { return [] }
         let lineage = self.lineage
         let avoided = plan.givenUp.union(kept.map(\.disk))

@@ -99,6 +99,7 @@ extension Space {
         _ record: GroupRecord, _ position: Int, _ givenUp: Set<DiskNumber>, _ disk: DiskNumber?,
         mayShare: Bool
     ) async throws(PoolError) -> GroupSlab {
+        assert(claimsChanging > 0, "a disk that comes back would be freed of it")
         let (lineage, behind) = (lineage, Set(departed.disks.map(\.number)))
         let granted = try await atHome { pool async throws(PoolError) in
             let slab = try await pool.grantSlab(
