@@ -143,7 +143,10 @@ extension Space {
         let io = IOBatch(engine)
         var firstReadable: Int?
         var isWrongSomewhere = false
-        for copy in copiesToRead(entry, grain: grain, block: block) {
+        // Asked for one by one: a disk may begin to count, or cease to, while another is read.
+        var tried: Set<Int> = []
+        while let copy = copyToRead(entry, grain: grain, block: block, except: tried) {
+            tried.insert(copy)
             let device = addBlockRead(io, entry, copy: copy, block: block, into: target)
             guard await io.run() else {
                 if !engine.isStopped { noteReadError(device) }
@@ -158,7 +161,7 @@ extension Space {
             isWrongSomewhere = true
             if !regions.acceptsMismatch(grain), !isRepairing { noteChecksumError(device) }
         }
-        for copy in copiesMadeEqual(entry, block)
+        for copy in copiesMadeEqual(entry, block, except: tried)
         where hasChecksums && !regions.acceptsMismatch(grain) {
             _ = addBlockRead(io, entry, copy: copy, block: block, into: target)
             if await io.run(), blockValue(target, number) == value {
@@ -173,24 +176,24 @@ extension Space {
         return await io.run()
     }
 
-    private func copiesToRead(_ entry: GrainMap.Entry, grain: UInt64, block: Int) -> [Int] {
-        let all = Array(0..<copies)
-        if departed.isEmpty { return all }
+    /// One that counts; else one on a disk that is away, and has missed nothing of it.
+    private func copyToRead(
+        _ entry: GrainMap.Entry, grain: UInt64, block: Int, except tried: Set<Int>
+    ) -> Int? {
+        let untried = (0..<copies).filter { !tried.contains($0) }
+        if departed.isEmpty { return untried.first }
         let (mask, bases) = (MissedBlocks.Mask(block..<block + 1), bases(of: block, entry))
-        return all.filter { departed.isCurrent(bases[$0]) }
-            + all.filter {
-                !departed.isCurrent(bases[$0])
-                    && departed.isRight(bases[$0], grain: grain, mask)
-            }
+        return untried.first { departed.isCurrent(bases[$0]) }
+            ?? untried.first { departed.isRight(bases[$0], grain: grain, mask) }
     }
 
-    /// Those on disks that are being made equal.
-    private func copiesMadeEqual(_ entry: GrainMap.Entry, _ block: Int) -> [Int] {
-        if departed.isEmpty { return [] }
+    /// The others, on disks that are being made equal.
+    private func copiesMadeEqual(
+        _ entry: GrainMap.Entry, _ block: Int, except tried: Set<Int>
+    ) -> [Int] {
+        if tried.count == copies { return [] }
         let bases = bases(of: block, entry)
-        return bases.indices.filter {
-            !departed.isCurrent(bases[$0]) && departed.takesData(bases[$0])
-        }
+        return bases.indices.filter { !tried.contains($0) && departed.takesData(bases[$0]) }
     }
 
     private func addBlockRead(
@@ -202,7 +205,7 @@ extension Space {
     }
 
     /// Where each copy of a block lies.
-    private func bases(of block: Int, _ entry: GrainMap.Entry) -> [SlabGroups.Base] {
+    func bases(of block: Int, _ entry: GrainMap.Entry) -> [SlabGroups.Base] {
         var bases: [SlabGroups.Base] = []
         for copy in 0..<copies {
             groups.forEachRun(

@@ -29,9 +29,9 @@ extension Space {
             solve(&image, grain, values, row: row)
             for column in image.columns(ofRow: row) {
                 let block = image.block(column, row)
-                guard !found.blocks[block].isThere, isCurrentColumn(entry, column) else {
-                    continue
-                }
+                guard !found.blocks[block].isThere, found.asked.contains(column),
+                    isCurrentColumn(entry, column)
+                else { continue }
                 if found.blocks[block] == .wrong { noteWrong(entry, column) }
                 guard image.blocks[block].isThere else {
                     if values[block] != BlockValue.unwritten { findings.lostBlocks += 1 }
@@ -65,7 +65,9 @@ extension Space {
             image.encode(row..<row + 1, in: arena)
             for index in image.parities.indices {
                 let column = image.shape.columns + index
-                guard isCurrentColumn(entry, column) else { continue }
+                guard found.asked.contains(column), isCurrentColumn(entry, column) else {
+                    continue
+                }
                 let isSame =
                     found.parities[index][row].isThere
                     && parityBlock(image, index, row) == before[index]

@@ -28,6 +28,8 @@ struct StripeImage {
     var blocks: [Block]
     /// Of P's rows, then of Q's.
     var parities: [[Block]]
+    /// Columns that were read, or could not be. Which ones count may change meanwhile.
+    var asked: Set<Int> = []
 
     /// A whole grain, in buffers of 1 MiB.
     init(_ shape: GroupShape, data: Int, parity: Int) {
