@@ -104,8 +104,8 @@ import Testing
             let number = space.beginPlacedWork()
             end = { space.endPlacedWork(number) }
         case .settling:
-            space.settleWaiters[0] = []
-            end = { space.settleWaiters[0] = nil }
+            space.beginSettling(0)
+            end = { space.settling[0] = nil }
         }
         try #require(replacing.place?.disk == old.address.disk, "it is too late to be in its way")
         #expect(world.untilTrue { replacing.place?.disk == replacing.target })

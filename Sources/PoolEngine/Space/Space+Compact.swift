@@ -302,14 +302,9 @@ extension Space {
             wantCheckpoint()
             await nap()
         }
-        while regions.needsSettling(grain), map[grain].isMapped {
+        if regions.needsSettling(grain), map[grain].isMapped {
             guard mayGoOn() else { return false }
-            if settleWaiters[grain] != nil {
-                await nap()
-                continue
-            }
-            settleWaiters[grain] = []
-            await settle(grain: grain)
+            await settleForBackground(grain, mayGoOn)
             if regions.needsSettling(grain), map[grain].isMapped { return false }
         }
         guard map[grain].isMapped else { return true }

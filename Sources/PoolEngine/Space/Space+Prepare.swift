@@ -8,12 +8,11 @@ extension Space {
         let grain = table[request].grain
         guard regions.needsSettling(grain), map[grain].isMapped else { return true }
         table[request].state = .parked
-        if settleWaiters[grain] == nil {
-            settleWaiters[grain] = [request]
+        if settling[grain] == nil {
+            beginSettling(grain)
             background { await $0.settle(grain: grain) }
-        } else {
-            settleWaiters[grain]?.append(request)
         }
+        settling[grain]?.waiters.append(request)
         return false
     }
 

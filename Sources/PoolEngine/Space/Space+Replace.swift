@@ -200,7 +200,7 @@ extension Space {
     }
 
     private func isSettling(in id: UInt32) -> Bool {
-        settleWaiters.keys.contains { map[$0].isMapped && map[$0].group == id }
+        settling.keys.contains { map[$0].isMapped && map[$0].group == id }
     }
 
     /// A move or a discard that has looked up places begins.

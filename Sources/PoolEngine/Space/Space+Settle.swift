@@ -14,15 +14,37 @@ extension Space {
                 if hasEnded || isClosing || engine.isStopped || readOnlyReason != nil { return }
                 let grain = region * UInt64(Units.grainsPerRegion) + position
                 guard grain < UInt64(map.grainCount), regions.needsSettling(grain),
-                    settleWaiters[grain] == nil
+                    settling[grain] == nil
                 else { continue }
-                settleWaiters[grain] = []
+                beginSettling(grain)
                 await settle(grain: grain)
             }
         }
     }
 
-    /// Settles one grain and lets the requests that wait for it go on.
+    /// One attempt to settle a grain, and the requests that wait for its end.
+    struct Settling {
+        let number: UInt64
+        var waiters: [RequestIndex] = []
+    }
+
+    func beginSettling(_ grain: UInt64) {
+        settlingsBegun += 1
+        settling[grain] = Settling(number: settlingsBegun)
+    }
+
+    /// Settles one grain, or finds that it cannot be, whoever tries.
+    func settleForBackground(_ grain: UInt64, _ mayGoOn: () -> Bool) async {
+        if let attempt = settling[grain]?.number {
+            // Its end is enough to know: where it fails, clients begin one after the other.
+            while settling[grain]?.number == attempt, mayGoOn() { await nap() }
+        } else {
+            beginSettling(grain)
+            await settle(grain: grain)
+        }
+    }
+
+    /// Ends the attempt, and lets the requests that wait for it go on.
     func settle(grain: UInt64) async {
         var status = RequestStatus.ok
         do throws(PoolError) {
@@ -30,7 +52,7 @@ extension Space {
         } catch {
             status = error.requestStatus
         }
-        var waiters = settleWaiters.removeValue(forKey: grain) ?? []
+        var waiters = settling.removeValue(forKey: grain)?.waiters ?? []
         guard status == .ok else { return fail(&waiters, status) }
         noteSettled(grain)
         wake(&waiters)

@@ -134,7 +134,8 @@ public final class Space: @unchecked Sendable {
 
     // Requests that wait inside the space.
     var pageWaiters: [UInt32: [RequestIndex]] = [:]
-    var settleWaiters: [UInt64: [RequestIndex]] = [:]
+    var settling: [UInt64: Settling] = [:]
+    var settlingsBegun: UInt64 = 0
     var grainWaiters: [RequestIndex] = []
     var markWaiters: [RequestIndex] = []
     var departureWaiters: [RequestIndex] = []
@@ -320,7 +321,7 @@ extension Space {
     public var waiting: String {
         let lists = [
             ("page", pageWaiters.values.reduce(0) { $0 + $1.count }),
-            ("settling", settleWaiters.values.reduce(0) { $0 + $1.count }),
+            ("settling", settling.values.reduce(0) { $0 + $1.waiters.count }),
             ("grain", grainWaiters.count), ("mark", markWaiters.count),
             ("a departure", departureWaiters.count), ("a slab", replacementWaiters.count),
             ("room", roomWaiters.count), ("the pool's room", parked.count),
