@@ -50,20 +50,22 @@ final class Signal: @unchecked Sendable {
     }
 }
 
-/// One slow path at a time, in order of arrival.
+/// One slow path at a time, in order of arrival: whoever lets go comes behind all who wait.
 final class AsyncLock: @unchecked Sendable {
-    private var held = false
+    private var arrived: UInt64 = 0
+    private var served: UInt64 = 0
     private let released: Signal
 
     init(_ engine: Engine) { released = Signal(engine) }
 
     func acquire(_ engine: Engine) async {
-        while held && !engine.isStopped { await released.wait() }
-        held = true
+        let turn = arrived
+        arrived += 1
+        while served != turn && !engine.isStopped { await released.wait() }
     }
 
     func release() {
-        held = false
+        served += 1
         released.fire()
     }
 }
