@@ -11,12 +11,13 @@ import PoolFormat
 /// 2. A block that was UNWRITTEN before is read from every copy, and compared with the values that
 ///    the log has of it. Its bytes were at the disks when its change was logged, but a disk may have
 ///    lost its cache since, while the machine went on; then the block stays UNWRITTEN, as after a
-///    power cut, unless another copy has them: that is enough, and the others are given them before
-///    the block is read. Opening the pool has flushed the disks, so what is found is durable. Blocks
-///    that were overwritten, these among them, lie in regions that are durably dirty, and are settled.
-/// 3. The records are written behind the journal's newest batch, and flushed, in front of them the
-///    marks of the regions in which copies differ: they are settled, too. Nothing that the records
-///    free is free before.
+///    power cut, unless another copy has them: then the others are given them, and that is flushed.
+///    Opening the pool has flushed the disks, so what is found is durable. Where a disk leaves
+///    meanwhile, this begins anew. Blocks that were overwritten lie in regions that are durably
+///    dirty, and are settled; these cannot be: where one copy has never had a block, nothing but
+///    its value tells what is there from bytes that nobody has written.
+/// 3. The records are written behind the journal's newest batch, and flushed. Nothing that they free
+///    is free before.
 /// 4. The log begins anew.
 ///
 /// Why it may be interrupted. The journal's batches that bear a later epoch than the log's are its
@@ -70,16 +71,20 @@ extension Space {
     ///
     /// - Returns: the records as they are durable now.
     func commitLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [JournalRecord] {
-        try await missLeftBehind(left)
-        let (found, unequal) = try await findFreshBlocks(left.entries)
+        var found: [UInt64: UInt32] = [:]
+        var departuresBefore: UInt64
+        repeat {
+            departuresBefore = departuresNoted
+            try await missLeftBehind(left)
+            found = try await findFreshBlocks(left.entries)
+        } while departuresNoted != departuresBefore
         let records = found.isEmpty ? left.records : left.records.map { $0.with(found) }
-        let marks = markUnequal(unequal)
         // That no disk lacked anything then must not take back what one lacks now.
         let lost = records.dropFirst(left.durableCount).filter {
             departed.disks.isEmpty || !$0.isCaughtUp || Mutant.isActive(.takeBackMissed)
         }
-        if !lost.isEmpty || !marks.isEmpty {
-            guard await append(marks + lost) else { throw failure }
+        if !lost.isEmpty {
+            guard await append(lost) else { throw failure }
             journal.confirmedSequence = journal.nextSequence - 1
         }
         unsafe unflushedLog.begin(
@@ -95,29 +100,6 @@ extension Space {
             default: true
             }
         }
-    }
-
-    /// Grains of which a copy has lost what another has: from here on they are like those that were
-    /// being written when the process ended.
-    ///
-    /// - Returns: what has to be durable before the values that were found.
-    private func markUnequal(_ grains: Set<UInt64>) -> [JournalRecord] {
-        if Mutant.isActive(.leaveUnequal) { return [] }
-        var marks: [JournalRecord] = []
-        for grain in grains.sorted() {
-            let region = DirtyRegions.region(ofGrain: grain)
-            if !regions.isDurablyDirty(region) {
-                marks.append(.mark(region: region))
-                regions.setMark(region, .dirty)
-                regions[region].settledGrains = .max
-                pieces.markDirty(
-                    .dirty, UInt32(DirtyPage.place(ofRegion: region).page),
-                    since: journal.nextSequence)
-            }
-            regions[region].settledGrains &= ~(1 << UInt16(grain % UInt64(Units.grainsPerRegion)))
-            regions[region].isCrashed = true
-        }
-        return marks
     }
 
     /// Regions of blocks that a killed process had written: a disk that is away may lack them.
@@ -151,67 +133,77 @@ extension Space {
     // MARK: - what the disks have lost
 
     /// Of the blocks that the records take out of UNWRITTEN, the value that a copy was found to
-    /// have: UNWRITTEN where none has their bytes. And the grains of which not every copy has it.
+    /// have, and every other was given: UNWRITTEN where none has their bytes.
     private func findFreshBlocks(
         _ entries: [RestartLog.Entry]
-    ) async throws(PoolError) -> (values: [UInt64: UInt32], unequal: Set<UInt64>) {
-        if Mutant.isActive(.believeUnflushed) { return ([:], []) }
+    ) async throws(PoolError) -> [UInt64: UInt32] {
+        if Mutant.isActive(.believeUnflushed) { return [:] }
         let fresh = freshBlocks(entries)
         var found: [UInt64: UInt32] = [:]
-        var unequal: Set<UInt64> = []
         for (block, _) in fresh { found[block] = BlockValue.unwritten }
         // Without checksums nobody can tell.
-        guard hasChecksums else { return (found, []) }
-        if isParity { return (try await findFreshStripes(fresh, found), []) }
+        guard hasChecksums else { return found }
+        if isParity { return try await findFreshStripes(fresh, found) }
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
         let atOnce = Units.pieceBytes / Units.blockBytes / copies
         for start in stride(from: 0, to: fresh.count, by: atOnce) {
             let some = fresh[start..<min(start + atOnce, fresh.count)]
-            let io = IOBatch(engine)
-            var read: [Int] = []
-            for (position, (block, _)) in some.enumerated() {
-                readCopies(of: block, into: buffer, position * copies, io, &read)
-            }
-            _ = await io.run()
-            if engine.isStopped { throw .stopped }
-            let statuses = Dictionary(uniqueKeysWithValues: zip(read, io.statuses))
-            for (position, (block, values)) in some.enumerated() {
-                let slots = position * copies..<(position + 1) * copies
-                let current = slots.filter { statuses[$0] != nil }
-                let held = current.map { slot in
-                    statuses[slot] == .ok
-                        ? blockValue(buffer + slot * Units.blockBytes, block) : BlockValue.unwritten
-                }
-                // The newest that is anywhere: what follows it in time was acknowledged after it.
-                if let value = values.last(where: { held.contains($0) }) {
-                    found[block] = value
-                    if held.contains(where: { $0 != value }) {
-                        unequal.insert(block / UInt64(Units.blocksPerGrain))
-                    }
-                }
-            }
+            found.merge(try await spread(Array(some), buffer)) { $1 }
         }
-        return (found, unequal)
+        guard await flush(unflushedDevices) else { throw failure }
+        return found
     }
 
-    /// One read for each current copy, into the slot behind the copy before: a block lies in one run.
-    private func readCopies(
-        of block: UInt64, into buffer: Int, _ slot: Int, _ io: IOBatch, _ read: inout [Int]
-    ) {
-        let within = Int(block % UInt64(Units.blocksPerGrain)) * Units.blockBytes
-        for copy in 0..<copies {
-            groups.forEachRun(
-                map[block / UInt64(Units.blocksPerGrain)], copy: copy, offsetBytes: within,
-                lengthBytes: Units.blockBytes
-            ) { base, _, bytes in
-                guard departed.isCurrent(base) else { return }
-                read.append(slot + copy)
-                io.read(
-                    base.device, at: base.offsetBytes, bytes: bytes,
-                    into: buffer + (slot + copy) * Units.blockBytes)
+    /// Gives every copy of each block what the log has last of what any of them has. Not flushed.
+    ///
+    /// - Returns: its value, where some copy has it.
+    private func spread(
+        _ fresh: [(block: UInt64, values: [UInt32])], _ buffer: Int
+    ) async throws(PoolError) -> [UInt64: UInt32] {
+        let placed = fresh.map { block, _ in
+            let (grain, within) = block.quotientAndRemainder(
+                dividingBy: UInt64(Units.blocksPerGrain))
+            return bases(of: Int(within), map[grain]).filter { departed.isCurrent($0) }
+        }
+        let slot = { [copies] (position: Int, copy: Int) in
+            buffer + (position * copies + copy) * Units.blockBytes
+        }
+        let reads = IOBatch(engine)
+        for (position, bases) in placed.enumerated() {
+            for (copy, base) in bases.enumerated() {
+                reads.read(
+                    base.device, at: base.offsetBytes, bytes: Units.blockBytes,
+                    into: slot(position, copy))
             }
         }
+        _ = await reads.run()
+        if engine.isStopped { throw .stopped }
+        var statuses = reads.statuses[...]
+        let writes = IOBatch(engine)
+        var found: [UInt64: UInt32] = [:]
+        for (position, (block, values)) in fresh.enumerated() {
+            let held = placed[position].indices.map { copy in
+                statuses.popFirst() == .ok
+                    ? blockValue(slot(position, copy), block) : BlockValue.unwritten
+            }
+            // The newest that is anywhere: what follows it in time was acknowledged after it.
+            guard let value = values.last(where: { held.contains($0) }),
+                let kept = held.firstIndex(of: value)
+            else { continue }
+            found[block] = value
+            for (base, other) in zip(placed[position], held)
+            where other != value && !Mutant.isActive(.leaveUnequal) {
+                writes.write(
+                    base.device, at: base.offsetBytes, bytes: Units.blockBytes,
+                    from: slot(position, kept))
+            }
+        }
+        if await !writeUnflushed(writes) {
+            await failDevices(writes.devices(with: .ioError), during: "restart")
+        }
+        guard await departuresAreDurable() else { throw failure }
+        return found
     }
 
     /// The blocks that are UNWRITTEN before the entries and not behind them, with every value that

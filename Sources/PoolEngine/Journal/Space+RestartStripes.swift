@@ -55,7 +55,8 @@ extension Space {
         isWhole = isWhole && parities(image) == before
         if isWhole { return right }
         // Whoever is away lacks all of the region.
-        guard await sendStripe(image, to: entry, isFlushed: false).isWritten else { throw failure }
+        _ = await sendStripe(image, to: entry, isFlushed: false)
+        guard await departuresAreDurable() else { throw failure }
         return right
     }
 
