@@ -13,6 +13,8 @@ struct ClientSpace {
     /// The process that served it was killed: what that leaves depends on whether the space comes to
     /// be served before the power goes.
     var isEndOpen = false
+    /// The process had made it read-only: what was not flushed may be gone.
+    var isDoubtful = false
 
     /// Nobody serves it any more.
     mutating func end() {
@@ -119,11 +121,17 @@ final class Clients {
         guard let at = spaces.firstIndex(where: { $0.name == name }) else { return }
         if handle != nil, spaces[at].isEndOpen {
             // Without checksums an opening cannot know that the disks still have what they had.
-            spaces[at].model.crash(isNothingLost: spaces[at].parameters.checksums)
+            spaces[at].model.crash(
+                isNothingLost: spaces[at].parameters.checksums && !spaces[at].isDoubtful)
         }
-        spaces[at].isEndOpen = false
+        (spaces[at].isEndOpen, spaces[at].isDoubtful) = (false, false)
         spaces[at].handle = handle
         spaces[at].shard = shard
+    }
+
+    func doubt(_ name: String) {
+        guard let at = index(of: name) else { return }
+        spaces[at].isDoubtful = true
     }
 
     func index(of name: String) -> Int? { spaces.firstIndex { $0.name == name } }

@@ -10,6 +10,11 @@ extension SeedRun {
     func recoverBeyond() -> Bool {
         for index in machine.disks.indices { takeBackLoudFaults(index) }
         var hidden = machine.disks.indices.filter { machine.disks[$0].isUnreachable }
+        // Without any disk there is no pool to look for.
+        if let last = site.members.last, site.members.allSatisfy(hidden.contains) {
+            hidden.removeAll { $0 == last }
+            takeBackAway(last)
+        }
         while true {
             guard site.recover(allowing: { _ in true }) else { return false }
             if site.isOpen { return true }
@@ -20,9 +25,13 @@ extension SeedRun {
                 machine.boot()
                 return true
             }
-            machine.takeBack(.unreachable, disk: index)
-            if atlas.isAway(index) { atlas.noteBack(index) }
+            takeBackAway(index)
         }
+    }
+
+    private func takeBackAway(_ index: Int) {
+        machine.takeBack(.unreachable, disk: index)
+        if atlas.isAway(index) { atlas.noteBack(index) }
     }
 
     /// Every disk is there again, and the machine started anew: what can be read is right.

@@ -169,7 +169,7 @@ extension SeedRun {
     }
 
     private func shape() -> SpaceShape {
-        let disks = site.members.count
+        let disks = site.members.count { site.serves($0) }
         let kind = resiliency(onDisks: disks)
         let widest = kind.isParity ? min(disks, 18) : disks / kind.copies
         // One column: a large space is more than one slab group then. Of a parity 0 stays 0.

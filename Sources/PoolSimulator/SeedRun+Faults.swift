@@ -147,7 +147,12 @@ extension SeedRun {
 
     private func scrubDamage() -> Bool {
         let scrub = atlas.scrubBegins()
-        guard site.scrub() else { return isBeyond && machine.violation == nil && !machine.isCutDue }
+        guard site.scrub() else {
+            // A space that takes no writes: before a crash nothing is put right, and before that no
+            // crash comes.
+            isBeyondRepair = isSilent && isBeyond
+            return isBeyond && machine.violation == nil && !machine.isCutDue
+        }
         atlas.noteScrubbed(scrub)
         for index in machine.disks.indices where !atlas.isDamaged(index) {
             // What is left lies where nobody keeps anything.

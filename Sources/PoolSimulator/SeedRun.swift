@@ -45,6 +45,8 @@ public final class SeedRun {
     private var crashes = 0
     private var recoveryCuts = 0
     var nextSpace = 0
+    /// Silent damage that no scrub comes to.
+    var isBeyondRepair = false
     private var nextAilment = 0
     /// Which disk carries what.
     var atlas: FaultAtlas
@@ -189,7 +191,7 @@ public final class SeedRun {
             || (!options.withoutCrashes && crashes < options.powerCuts)
         {
             // Of a pool that cannot be opened any more there is nothing more to see.
-            if isBeyond, !site.isOpen { return }
+            if isBeyond, !site.isOpen || isBeyondRepair { return }
             if !options.withoutCrashes, machine.cutAtOperation == nil, !(isSilent && isDamaged) {
                 let life = random.within(100...max(200, options.operations))
                 machine.cutAtOperation = machine.operationsEnded + life

@@ -100,6 +100,9 @@ final class Site {
     }
 
     func killProcess() {
+        for space in clients.spaces where pool?.space(named: space.name)?.readOnlyReason != nil {
+            clients.doubt(space.name)
+        }
         machine.killProcess()
         afterCrash()
     }

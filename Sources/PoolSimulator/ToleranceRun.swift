@@ -47,14 +47,15 @@ public final class ToleranceRun {
     private let site: Site
     private var random: SeededRandom
 
-    public init(_ wanted: Case, spare: Int = 2, seed: UInt64 = 1) {
+    public init(_ wanted: Case, spare: Int = 2, seed: UInt64 = 1, verbose: Bool = false) {
         self.wanted = wanted
         random = SeededRandom(seed: seed)
         let disks = (0..<wanted.kind.leastDisks + spare).map {
             SimulatedDisk(
                 sizeBytes: 3 << 30, sectorBytes: 512, supportsDiscard: true, seed: UInt64($0))
         }
-        let machine = Machine(disks: disks, limits: Workload.smallLimits, seed: seed)
+        let machine = Machine(
+            disks: disks, limits: Workload.smallLimits, seed: seed, verbose: verbose)
         machine.boot()
         site = Site(machine)
     }

@@ -279,6 +279,7 @@ struct PoolSim: ParsableCommand {
             Watchdog.begin("--tolerance (\(wanted))")
             let outcome = ToleranceRun(wanted, seed: from).run()
             if let violation = outcome.violation {
+                if verbose { _ = ToleranceRun(wanted, seed: from, verbose: true).run() }
                 say("\(wanted): VIOLATION: \(violation)")
                 return false
             }
