@@ -37,6 +37,8 @@ extension SeedRun {
     /// Every disk is there again, and the machine started anew: what can be read is right.
     func finishBeyond() {
         endFaults()
+        // A crash may take what is wrong for what was being written.
+        if isBeyondRepair { return }
         site.cutPower(.keepCompleted)
         for index in machine.disks.indices {
             machine.takeBack(.unreachable, disk: index)

@@ -192,6 +192,11 @@ public final class SeedRun {
         {
             // Of a pool that cannot be opened any more there is nothing more to see.
             if isBeyond, !site.isOpen || isBeyondRepair { return }
+            // Nor does a crash ever come where nothing can be put right before.
+            if isBeyond, isDamaged, site.clients.submitted > 4 * options.operations {
+                isBeyondRepair = isSilent
+                return
+            }
             if !options.withoutCrashes, machine.cutAtOperation == nil, !(isSilent && isDamaged) {
                 let life = random.within(100...max(200, options.operations))
                 machine.cutAtOperation = machine.operationsEnded + life

@@ -125,7 +125,7 @@ extension Site {
     /// A space that has just been opened may already be giving a slab group back: what disagrees
     /// only while that lasts is no leak.
     func audit() -> Bool {
-        var patience = 400
+        var patience = 10_000
         while machine.violation == nil, let pool {
             let wrong = pool.audit().first ?? audit(pool.status())
             guard let wrong else { return true }
