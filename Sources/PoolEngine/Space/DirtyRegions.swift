@@ -19,7 +19,8 @@ struct DirtyRegions {
         var mark: Mark = .clean
         /// Left dirty by a crash: each grain is made equal on all copies before it is used.
         var isCrashed = false
-        /// A write could not be completed: its blocks match either value, or none.
+        /// A write could not be completed, or what a crash left could not be settled any more: its
+        /// blocks match either value, or none.
         var isSuspect = false
         /// A mark is wanted again once the cleaning under way is durable.
         var isWantedAgain = false
@@ -83,23 +84,25 @@ struct DirtyRegions {
             && region.settledGrains >> UInt16(grain % UInt64(Units.grainsPerRegion)) & 1 == 0
     }
 
-    /// Mismatching blocks of this grain are served as they are.
+    /// Mismatching blocks of this grain are served as they are. Not once it is settled: what then
+    /// matches no value is a copy that lacks it, and whoever had it has left.
     func acceptsMismatch(_ grain: UInt64) -> Bool {
-        let region = self[Self.region(ofGrain: grain)]
-        return region.isCrashed || region.isSuspect
+        needsSettling(grain) || self[Self.region(ofGrain: grain)].isSuspect
     }
 
     /// Regions that may be cleaned now; the oldest first, those idle for long enough, or more when
-    /// there are too many.
+    /// there are too many of them. Those that cannot be cleaned do not count: for them the region that
+    /// a write has just asked for would be cleaned before the write comes to it, and so for ever.
     func cleanable(completedCommits: UInt64, nowNs: UInt64, idleNs: UInt64, bound: Int) -> [UInt64] {
-        var result: [UInt64] = []
-        for index in marked {
+        let candidates = marked.filter { index in
             let region = self[index]
-            guard region.mark == .dirty, !region.isCrashed, !region.isSuspect,
-                region.writesInFlight == 0, region.coveredBy <= completedCommits
-            else { continue }
-            let isIdle = nowNs &- region.lastWriteNs >= idleNs
-            if isIdle || marked.count - result.count > bound { result.append(index) }
+            return region.mark == .dirty && !region.isCrashed && !region.isSuspect
+                && region.writesInFlight == 0 && region.coveredBy <= completedCommits
+        }
+        var result: [UInt64] = []
+        for index in candidates {
+            let isIdle = nowNs &- self[index].lastWriteNs >= idleNs
+            if isIdle || candidates.count - result.count > bound { result.append(index) }
         }
         return result
     }

@@ -288,8 +288,11 @@ extension Space {
             return .failed
         }
         counters.lostBlocks += UInt64(blocks.count - right.count)
-        // Without a value nothing tells what is there from what should be.
-        if right.count < blocks.count, !hasChecksums { return .failed }
+        // Where nothing tells what is there from what should be, or what does not match is served all
+        // the same, the disk would count with what it had before.
+        if right.count < blocks.count, !hasChecksums || regions.acceptsMismatch(grain) {
+            return .failed
+        }
         return await write(right, of: buffer, entry, to: number) ? .done : .failed
     }
 

@@ -64,7 +64,9 @@ extension Space {
         regions[region].coveredBy = startedCommits + 1
         regions[region].settledBy = startedCommits + 1
         regions[region].lastWriteNs = engine.nowNs
-        if regions[region].settledGrains == .max, readOnlyReason == nil {
+        if readOnlyReason != nil {
+            regions[region].isSuspect = true
+        } else if regions[region].settledGrains == .max {
             regions[region].isCrashed = false
         }
     }
