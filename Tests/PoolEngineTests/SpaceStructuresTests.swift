@@ -110,6 +110,30 @@ struct SlabGroupsTests {
         #expect(groups.freeGrains == 0 && groups.allocate() == nil && groups.nextID == 0)
     }
 
+    /// Few widths of stripes divide a slab: what is left at its end is nobody's.
+    @Test(arguments: Units.parityDataColumns, [ResiliencyKind.parity1, .parity2])
+    func everyStripeEndsInsideItsSlabs(columns: Int, layout: ResiliencyKind) {
+        let unit = GroupRecord.parityUnitBytes(dataColumns: columns)
+        var groups = Self.groups(
+            columns: columns, copies: 1, unitBytes: unit, layout: layout)
+        var taken: Set<UInt32> = []
+        func take(_ count: Int) {
+            for _ in 0..<count {
+                guard let entry = groups.allocate() else { return }
+                #expect(taken.insert(entry.physicalGrain).inserted)
+                #expect((Int(entry.physicalGrain) + 1) * unit <= Units.slabBytes)
+            }
+        }
+        // Some are free again when the last one is taken: what is looked for next lies behind it.
+        take(Units.slabBytes / unit - 1)
+        for grain in taken where grain % 3 == 0 {
+            groups.release(GrainMap.Entry(group: 0, physicalGrain: grain))
+            taken.remove(grain)
+        }
+        take(.max)
+        #expect(taken.count == Units.slabBytes / unit && groups.freeGrains == 0)
+    }
+
     /// Compaction gives up what a repair goes on with.
     @Test func aGroupIsDrainingUntilAllWhoEmptyItHaveEnded() {
         var groups = Self.groups(columns: 1, copies: 1, unitBytes: 256 << 10)
@@ -129,15 +153,17 @@ struct SlabGroupsTests {
         #expect(!groups.isDraining(0) && groups.freeGrains == free - 1)
     }
 
-    private static func groups(columns: Int, copies: Int, unitBytes: Int) -> SlabGroups {
-        let slabs = (0..<columns * copies).map {
+    private static func groups(
+        columns: Int, copies: Int, unitBytes: Int, layout: ResiliencyKind = .simple
+    ) -> SlabGroups {
+        let slabs = (0..<columns * copies + layout.parityColumns).map {
             GroupSlab(
                 address: SlabAddress(disk: DiskNumber(UInt16($0)), slab: 0), generation: 1)
         }
         var groups = SlabGroups()
         groups.add(
             GroupRecord(
-                id: 0, layout: .simple, mediaClass: .hdd, copies: UInt8(copies),
+                id: 0, layout: layout, mediaClass: .hdd, copies: UInt8(copies),
                 columns: UInt16(columns), unitBytes: UInt32(unitBytes), rotation: 0,
                 parityGenerator: 0, birth: 1, slabs: slabs)
         ) {

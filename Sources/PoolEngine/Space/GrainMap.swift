@@ -147,10 +147,19 @@ struct SlabGroups {
         while groups.count <= Int(record.id) { groups.append(nil) }
         groups[Int(record.id)] = Group(
             record: record, firstBase: bases.count, shape: shape,
-            freeBits: Array(repeating: .max, count: (grains + 63) / 64), freeCount: grains)
+            freeBits: Self.allFree(grains), freeCount: grains)
         bases.append(contentsOf: record.slabs.map(base))
         freeGrains += grains
         grainCount += grains
+    }
+
+    /// A bit for each grain. Of widths that do not divide a slab the last word has fewer: what lies
+    /// past the last grain lies in the next slab, which is somebody else's.
+    private static func allFree(_ grains: Int) -> [UInt64] {
+        var bits = Array(repeating: UInt64.max, count: (grains + 63) / 64)
+        let rest = grains % 64
+        if rest > 0 { bits[bits.count - 1] = 1 << UInt64(rest) - 1 }
+        return bits
     }
 
     /// Takes every entirely free group out of allocation for good.
@@ -286,7 +295,9 @@ struct SlabGroups {
 
     mutating func take(_ id: UInt32, _ grain: UInt32) {
         let (word, bit) = (Int(grain) / 64, UInt64(1) << (UInt64(grain) % 64))
-        precondition(groups[Int(id)]!.freeBits[word] & bit != 0, "a grain has two owners")
+        precondition(
+            Int(grain) < groups[Int(id)]!.grainCount && groups[Int(id)]!.freeBits[word] & bit != 0,
+            "a grain has two owners")
         groups[Int(id)]!.freeBits[word] &= ~bit
         groups[Int(id)]!.freeCount -= 1
         if !groups[Int(id)]!.isDraining { freeGrains -= 1 }
