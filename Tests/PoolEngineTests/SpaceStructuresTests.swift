@@ -263,11 +263,15 @@ struct JournalScanTests {
         return piece
     }
 
-    private static func outcome(_ copies: [[UInt8]]) -> JournalScan.Outcome {
+    private static func outcome(
+        _ copies: [[UInt8]], unreadable: [Set<Int>] = []
+    ) -> JournalScan.Outcome {
         var scan = JournalScan(pieceCount: 1)
         for (copy, bytes) in copies.enumerated() {
             unsafe bytes.withUnsafeBytes {
-                unsafe scan.add($0, firstBlock: 0, copy: copy, lineage: lineage)
+                unsafe scan.add(
+                    $0, firstBlock: 0, copy: copy, lineage: lineage,
+                    unreadable: copy < unreadable.count ? unreadable[copy] : [])
             }
         }
         return scan.chain()
@@ -310,6 +314,21 @@ struct JournalScanTests {
             return
         }
         #expect(sequence == 7)
+    }
+
+    /// A batch is confirmed once every copy has it: one that has nothing there is enough.
+    @Test func whatNoCopyCanTellMayBeLost() {
+        let batches: [(UInt64, UInt64, UInt64, UInt64)] = [(5, 1, 4, 5), (6, 1, 5, 5)]
+        let copy = Self.piece(batches)
+        #expect(Self.sequences(Self.outcome([copy, copy], unreadable: [[2, 0], [3]])) == [5, 6])
+        #expect(Self.sequences(Self.outcome([copy], unreadable: [[3]])) == [5, 6])
+        for unreadable: [Set<Int>] in [[[2], [2]], [[2]]] {
+            let found = Self.outcome(unreadable.map { _ in copy }, unreadable: unreadable)
+            guard case .lost(7) = found else {
+                Issue.record("a journal may have been made shorter")
+                continue
+            }
+        }
     }
 
     @Test func nothingBelowTheTailIsNeeded() {

@@ -4,7 +4,9 @@ import PoolFormat
 ///
 /// The newest batch whose whole chain is there, back to the tail it names, is the head: every batch
 /// names its predecessor by number and checksum. What follows a gap was never confirmed, unless a
-/// batch says it was: then something durable is lost, and the space must not be made shorter.
+/// batch says it was: then something durable is lost, and the space must not be made shorter. So it
+/// may be where the place behind the head cannot be read on any copy. Where one of them can, and has
+/// no batch there, none was confirmed: that takes all of them.
 ///
 /// Order: the copies are merged batch by batch; what a copy lacks is written to it; all are
 /// flushed; only then is anything of it applied. A crash in between finds the same chain again: a
@@ -33,23 +35,36 @@ package struct JournalScan {
     private let blockCount: Int
     private var batches: [Batch] = []
     private var known: [Identity: Int] = [:]
+    /// Copies of each piece.
+    private var added: [Int]
+    /// Where a batch may begin that could not be read: on so many copies.
+    private var unread: [Int: Int] = [:]
 
     /// - Parameter pieceCount: the journal's pieces, at least one.
     package init(pieceCount: Int) {
         blockCount = pieceCount * Journal.blocksPerPiece
+        added = Array(repeating: 0, count: pieceCount)
     }
 
     /// Adds what one copy of one piece holds. Batches never cross pieces.
     ///
-    /// - Parameter piece: the piece, or as much of its front as is known.
+    /// - Parameters:
+    ///   - piece: the piece, or as much of its front as is known.
+    ///   - unreadable: blocks of it that could not be read; zeros.
     package mutating func add(
-        _ piece: UnsafeRawBufferPointer, firstBlock: Int, copy: Int, lineage: Lineage
+        _ piece: UnsafeRawBufferPointer, firstBlock: Int, copy: Int, lineage: Lineage,
+        unreadable: Set<Int> = []
     ) {
+        added[firstBlock / Journal.blocksPerPiece] += 1
         var block = 0
         while block < min(Journal.blocksPerPiece, piece.count / Units.blockBytes) {
             let rest = unsafe UnsafeRawBufferPointer(
                 rebasing: piece[(block * Units.blockBytes)...])
             guard let batch = unsafe try? BatchDecoder(rest, lineage: lineage) else {
+                let blocks = unsafe ((try? JournalBatch.peek(rest)) ?? 0) / Units.blockBytes
+                if !unreadable.isDisjoint(with: block..<block + max(1, blocks)) {
+                    unread[firstBlock + block, default: 0] += 1
+                }
                 block += 1
                 continue
             }
@@ -95,10 +110,19 @@ package struct JournalScan {
         let confirmed = batches.map(\.header.confirmedSequence).max() ?? 0
         for head in newestFirst {
             guard let chain = chain(to: head, bySequence) else { continue }
-            return head.header.sequence >= confirmed
-                ? .chain(chain) : .lost(sequence: head.header.sequence + 1)
+            let isWhole = head.header.sequence >= confirmed && !mayBeFollowed(head)
+            return isWhole ? .chain(chain) : .lost(sequence: head.header.sequence + 1)
         }
         return .lost(sequence: newest.header.tailSequence)
+    }
+
+    /// Whether no copy could tell that there is no batch behind this one.
+    private func mayBeFollowed(_ head: Batch) -> Bool {
+        if unread.isEmpty { return false }
+        let end = (head.firstBlock + head.blocks) % blockCount
+        let left = Journal.blocksPerPiece - end % Journal.blocksPerPiece
+        let places = left < Journal.batchBlocks ? [end, (end + left) % blockCount] : [end]
+        return places.contains { unread[$0] ?? 0 == added[$0 / Journal.blocksPerPiece] }
     }
 
     private func chain(to head: Batch, _ bySequence: [UInt64: [Batch]]) -> [Batch]? {
@@ -134,25 +158,23 @@ package struct JournalScan {
 }
 
 extension Space {
-    /// Reads every copy of the journal. A copy that cannot be read counts as one that has nothing.
+    /// Reads every copy of the journal.
     static func scanJournal(
         _ pool: Pool, _ engine: Engine, lineage: Lineage, pieces: [[SlabGroups.Base]]
     ) async throws(PoolError) -> JournalScan {
         let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
         defer { engine.scratch.give(buffer) }
-        let io = IOBatch(engine)
         var scan = JournalScan(pieceCount: pieces.count)
         for (index, copies) in pieces.enumerated() {
             for (copy, base) in copies.enumerated() {
-                io.read(base.device, at: base.offsetBytes, bytes: Units.pieceBytes, into: buffer)
-                guard await io.run() else {
-                    if engine.isStopped { throw .stopped }
-                    pool.noteReadError(base.device, from: engine)
-                    continue
-                }
+                let isRead = try await Pool.readBlocks(
+                    engine, base.device, at: base.offsetBytes, bytes: Units.pieceBytes,
+                    into: buffer
+                ) { pool.noteReadError(base.device, from: engine) }
                 unsafe scan.add(
                     UnsafeRawBufferPointer(engine.arena.bytes(buffer, Units.pieceBytes)),
-                    firstBlock: index * Journal.blocksPerPiece, copy: copy, lineage: lineage)
+                    firstBlock: index * Journal.blocksPerPiece, copy: copy, lineage: lineage,
+                    unreadable: Set(isRead.indices.filter { !isRead[$0] }))
             }
         }
         return scan

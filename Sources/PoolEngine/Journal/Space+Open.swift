@@ -177,6 +177,7 @@ extension Space {
         let io = IOBatch(engine)
         var best: SpaceRoot?
         var found: [SpaceRoot?] = []
+        var isRead = [false, false]
         for base in bases {
             found.append(nil)
             for slot in 0..<2 {
@@ -188,6 +189,7 @@ extension Space {
                     pool.noteReadError(base.device, from: engine)
                     continue
                 }
+                isRead[slot] = true
                 let root = unsafe try? SpaceRoot.decode(
                     UnsafeRawBufferPointer(engine.arena.bytes(buffer, SpaceRoot.slotBytes)),
                     lineage: record.lineage)
@@ -196,7 +198,8 @@ extension Space {
                 if root.isNewer(than: best) { best = root }
             }
         }
-        guard let best else {
+        // What no copy can give may be newer than what they do.
+        guard let best, isRead == [true, true] else {
             throw .claimRefused(lineage: record.lineage, what: "no copy of its root is readable")
         }
         // What an older one names may be freed from here on.
