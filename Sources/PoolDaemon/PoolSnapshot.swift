@@ -30,7 +30,8 @@ struct PoolSnapshot: Sendable {
             var counts: [Media: UInt64] = [:]
             let groups = pool.groups(ofSpace: space.name)
             for group in groups {
-                counts[Media(group.mediaClass), default: 0] += UInt64(group.slabs.count)
+                let slabs = group.slabs.count { $0.address.disk != .hole }
+                counts[Media(group.mediaClass), default: 0] += UInt64(slabs)
             }
             slabs.append(counts)
             let lacksPlaces = groups.contains { $0.slabs.contains { $0.address.disk == .hole } }

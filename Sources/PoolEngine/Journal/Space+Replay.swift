@@ -271,12 +271,16 @@ extension Space {
                     throw .claimRefused(
                         lineage: lineage,
                         what: "grain \(grain) lies in grain \(entry.physicalGrain) of slab group "
-                            + "\(entry.group), which "
-                            + (groups[entry.group] == nil ? "does not exist" : "is taken"))
+                            + "\(entry.group), which \(reason(entry))")
                 }
                 groups.take(entry.group, entry.physicalGrain)
             }
         }
+    }
+
+    private func reason(_ entry: GrainMap.Entry) -> String {
+        guard let group = groups[entry.group] else { return "does not exist" }
+        return entry.physicalGrain < group.grainCount ? "is taken" : "has no such grain"
     }
 
     /// The regions that pages of a kind name, and up to which batch each page is complete.

@@ -482,7 +482,7 @@ struct SlabGroups {
     @inline(__always)
     private func place(_ entry: GrainMap.Entry) -> (firstBase: Int, shape: GroupShape) {
         let id = Int(entry.group)
-        precondition(groups[id] != nil)
+        precondition(groups[id] != nil && entry.physicalGrain < groups[id]!.grainCount)
         return (groups[id]!.firstBase, groups[id]!.shape)
     }
 

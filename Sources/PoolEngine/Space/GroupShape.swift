@@ -18,6 +18,7 @@ struct GroupShape: Equatable {
     let copies: Int
     let parityColumns: Int
     let unitBytes: Int
+    let grainCount: Int
     private let unitShift: Int
 
     init(_ record: GroupRecord) {
@@ -26,14 +27,13 @@ struct GroupShape: Equatable {
         parityColumns = record.layout.parityColumns
         unitBytes = Int(record.unitBytes)
         unitShift = unitBytes.trailingZeroBitCount
+        grainCount =
+            parityColumns > 0 ? Units.slabBytes / unitBytes : columns * Units.grainsPerSlab
     }
 
     var isParity: Bool { parityColumns > 0 }
     /// Slabs of the group.
     var width: Int { columns * copies + parityColumns }
-    var grainCount: Int {
-        isParity ? Units.slabBytes / unitBytes : columns * Units.grainsPerSlab
-    }
     /// What so many grains take of each slab, at most.
     func bytesPerSlab(grains: Int) -> Int {
         isParity ? grains * unitBytes : grains * Units.grainBytes / columns
