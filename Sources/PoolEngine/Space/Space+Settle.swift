@@ -108,13 +108,14 @@ extension Space {
         guard hasChecksums else { return }
         let buffer = await engine.scratch.take(bytes: Units.grainBytes)
         defer { engine.scratch.give(buffer) }
-        guard try await readGrain(grain, copy: 0, into: buffer) == nil else { throw .ioError }
-        let isHere = currentBlocks(grain, copy: 0)
+        let isRead = try await readGrain(grain, copy: 0, into: buffer)
         // What lies on a disk that is away is settled once that is back: nothing of it was read.
         let valid = (0..<Units.blocksPerGrain).filter {
             currentValue(grain, $0, frame) != BlockValue.unwritten
         }
-        guard valid.allSatisfy(isHere) || Mutant.isActive(.settleUnread) else { throw .ioError }
+        guard valid.allSatisfy({ isRead[$0] }) || Mutant.isActive(.settleUnread) else {
+            throw .ioError
+        }
         for block in valid {
             let value = currentValue(grain, block, frame)
             let found = computed(buffer, grain, block)
@@ -128,9 +129,9 @@ extension Space {
         // Together: many grains may be settled at a time, and none may keep one from another.
         let buffers = await engine.scratch.takeGrains(copies)
         defer { buffers.forEach { engine.scratch.give($0) } }
-        var unreadable: [Set<Int>?] = []
+        var isRead: [[Bool]] = []
         for (copy, buffer) in buffers.enumerated() {
-            unreadable.append(try await readGrain(grain, copy: copy, into: buffer))
+            isRead.append(try await readGrain(grain, copy: copy, into: buffer))
         }
         let isCurrent = buffers.indices.map { currentBlocks(grain, copy: $0) }
         var overwritten: [(block: Int, kept: Int, target: Int)] = []
@@ -139,7 +140,7 @@ extension Space {
             let value = currentValue(grain, block, frame)
             if value == BlockValue.unwritten { continue }
             let current = buffers.indices.filter { isCurrent[$0](block) }
-            let readable = current.filter { unreadable[$0]?.contains(block) != true }
+            let readable = current.filter { isRead[$0][block] }
             guard let first = readable.first else {
                 // Of copies whose disks are away nothing is to be had, and nothing to be settled.
                 if !current.isEmpty { isUnanswered = true }
@@ -231,36 +232,40 @@ extension Space {
     /// Reads what is on current disks of one copy of a grain; where that fails as a whole, block by
     /// block.
     ///
-    /// - Returns: the blocks that could not be read; nil: none.
+    /// - Returns: of each block whether it was read. Which disks are current may change meanwhile.
     private func readGrain(
         _ grain: UInt64, copy: Int, into buffer: Int
-    ) async throws(PoolError) -> Set<Int>? {
-        let io = IOBatch(engine)
+    ) async throws(PoolError) -> [Bool] {
+        var runs: [(base: SlabGroups.Base, first: Int, count: Int)] = []
         groups.forEachRun(
             map[grain], copy: copy, offsetBytes: 0, lengthBytes: Units.grainBytes
         ) { base, position, bytes in
             guard isSettledFrom(base) else { return }
-            io.read(base.device, at: base.offsetBytes, bytes: bytes, into: buffer + position)
+            runs.append((base, position / Units.blockBytes, bytes / Units.blockBytes))
         }
-        if await io.run() { return nil }
+        let io = IOBatch(engine)
+        func read(_ base: SlabGroups.Base, _ offset: Int, _ block: Int, _ count: Int) {
+            io.read(
+                base.device, at: base.offsetBytes + UInt64(offset * Units.blockBytes),
+                bytes: count * Units.blockBytes, into: buffer + block * Units.blockBytes)
+        }
+        for run in runs { read(run.base, 0, run.first, run.count) }
+        let isWhole = await io.run()
         if engine.isStopped { throw .stopped }
+        var isRead = Array(repeating: false, count: Units.blocksPerGrain)
+        let blocks = runs.flatMap { $0.first..<$0.first + $0.count }
+        if isWhole {
+            for block in blocks { isRead[block] = true }
+            return isRead
+        }
         io.devices(with: .ioError).forEach { noteReadError($0) }
-        var read: [Int] = []
-        for block in 0..<Units.blocksPerGrain {
-            let offset = block * Units.blockBytes
-            groups.forEachRun(
-                map[grain], copy: copy, offsetBytes: offset, lengthBytes: Units.blockBytes
-            ) { base, position, bytes in
-                guard isSettledFrom(base) else { return }
-                read.append(block)
-                io.read(
-                    base.device, at: base.offsetBytes, bytes: bytes,
-                    into: buffer + offset + position)
-            }
+        for run in runs {
+            for offset in 0..<run.count { read(run.base, offset, run.first + offset, 1) }
         }
-        if await io.run() { return nil }
+        _ = await io.run()
         if engine.isStopped { throw .stopped }
-        return Set(zip(read, io.statuses).filter { $0.1 != .ok }.map(\.0))
+        for (block, status) in zip(blocks, io.statuses) { isRead[block] = status == .ok }
+        return isRead
     }
 
     // MARK: - other background work
