@@ -41,6 +41,29 @@ import Testing
         }
     }
 
+    /// What is put together again after a kill is a stripe of which the log knows every block. One that
+    /// was durable before has others, too, which then were zeros, and its parities would be made so.
+    @Test func whatIsTrimmedOfADurableStripeMakesNothingOfItFresh() throws {
+        let world = PoolWorld([2048, 2048, 2048])
+        let pool = try world.makePool([("p", .parity1)])
+        let space = try #require(pool.space(named: "p"))
+        #expect(world.perform(.write, space, 0, 8 * 4096, data: 1) == .ok)
+        #expect(world.perform(.flush, space, 0) == .ok)
+        let trimmed = JournalRecord.values(
+            firstBlock: 2, changes: [ValueChange(old: 7, new: BlockValue.unwritten)])
+        var rewritten = RewrittenBlocks()
+        rewritten.append(9, ValueChange(old: BlockValue.unwritten, new: 8))
+        let entry = space.map[0].durable
+        let rewrite = JournalRecord.rewrite(grain: 0, entry: entry, rewritten)
+        let fresh = { (records: [JournalRecord]) in
+            space.freshBlocks(records.map { RestartLog.Entry($0) }).map(\.block)
+        }
+        #expect(fresh([trimmed, rewrite]) == [])
+        let written = JournalRecord.values(
+            firstBlock: 2, changes: [ValueChange(old: BlockValue.unwritten, new: 7)])
+        #expect(fresh([.map(grain: 0, entry: entry), written, rewrite]) == [2, 9])
+    }
+
     /// A read of a few blocks is solved in little memory, a long one as a whole; either may begin
     /// anywhere, and cross from a column to the next.
     @Test(arguments: [3, 4, 6])

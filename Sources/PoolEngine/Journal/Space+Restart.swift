@@ -207,16 +207,19 @@ extension Space {
     }
 
     /// The blocks that are UNWRITTEN before the entries and not behind them, with every value that
-    /// one of them may hold.
-    private func freshBlocks(
+    /// one of them may hold. Of a parity those of grains that were mapped since: all that they have.
+    func freshBlocks(
         _ entries: [RestartLog.Entry]
     ) -> [(block: UInt64, values: [UInt32])] {
         var grains: [UInt64: [UInt64: FreshBlock]] = [:]
         for entry in entries {
             switch entry.record {
-            case .map(let grain, _), .unmap(let grain): grains[grain] = nil
+            case .map(let grain, _): grains[grain] = isParity ? [:] : nil
+            case .unmap(let grain): grains[grain] = nil
             case .values(let first, let changes):
                 let grain = first / UInt64(Units.blocksPerGrain)
+                // Blocks were trimmed of a stripe that is durable: whatever else it has is, too.
+                if isParity, grains[grain] == nil { continue }
                 for (position, change) in changes.enumerated() {
                     let unknown = FreshBlock(isFresh: change.old == BlockValue.unwritten)
                     grains[grain, default: [:]][first + UInt64(position), default: unknown]
@@ -262,7 +265,7 @@ extension Space {
 }
 
 extension JournalRecord {
-    fileprivate var isCaughtUp: Bool {
+    var isCaughtUp: Bool {
         if case .caughtUp = self { true } else { false }
     }
 

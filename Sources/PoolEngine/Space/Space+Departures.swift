@@ -281,8 +281,14 @@ extension Space {
         let regions = late.filter {
             !missedRegions.contains($0) || pendingMissed.contains($0)
         }.sorted()
+        // Behind a record that waits, and says that all was made equal before, they are said again.
+        let isTakenBack = pending.records.contains(where: \.isCaughtUp)
         for region in regions {
             missedRegions.insert(region)
+            if isTakenBack {
+                pendingMissed.insert(region)
+                addRecord(.missed(region: region))
+            }
             pieces.markDirty(
                 .missed, UInt32(DirtyPage.place(ofRegion: region).page),
                 since: journal.nextSequence)
