@@ -10,12 +10,13 @@ extension Pool {
     /// Runs for as long as the pool is open.
     func supervise() async {
         while !isClosed, !engine.isStopped {
-            isSuperviseWanted = false
+            (isSuperviseWanted, repairRetryNs) = (false, nil)
             noteWhoIsAway()
             await repairWhatIsDue()
             if isClosed || engine.isStopped { return }
             if isSuperviseWanted { continue }
-            if let due = nextRepairNs { engine.fire(superviseWanted, atNs: due) }
+            let due = [nextRepairNs, repairRetryNs].compactMap { $0 }.min()
+            if let due { engine.fire(superviseWanted, atNs: due) }
             await superviseWanted.wait()
         }
     }
@@ -108,7 +109,8 @@ extension Pool {
             // What was being granted there is claimed soon: another round finds it.
             if outcome == .failed, unfinishedRepairs < 3 {
                 unfinishedRepairs += 1
-                return engine.fire(superviseWanted, atNs: engine.nowNs &+ 100_000_000)
+                repairRetryNs = engine.nowNs &+ 100_000_000
+                return
             }
         }
         unfinishedRepairs = 0

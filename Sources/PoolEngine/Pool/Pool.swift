@@ -81,6 +81,8 @@ public final class Pool: @unchecked Sendable {
     var departuresChanged: UInt64 = 0
     /// Rounds in a row that have moved everything, and could not let a disk go.
     var unfinishedRepairs = 0
+    /// When such a round is tried again.
+    var repairRetryNs: UInt64?
     /// What a repair that nobody can do anything about was about.
     var failedRepair: (givenUp: Set<DiskNumber>, departuresChanged: UInt64)?
     /// The space that is being repaired, and what of those before it was moved.

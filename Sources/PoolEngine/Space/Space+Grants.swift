@@ -195,6 +195,7 @@ extension Space {
         } catch {
             pageFrames[Int(page)] = -1
             frames.give(frame)
+            engine.frameReleased.fire()
             throw error
         }
     }

@@ -90,18 +90,19 @@ extension Space {
         return metadata.and(data)
     }
 
-    /// One repair or move of a group at a time: waits for that which is under way.
+    /// One repair or move of a group at a time, in order of arrival.
     ///
     /// - Returns: false: the space closes, or cannot write.
     func beginRepairing() async -> Bool {
-        while isRepairing, mayRepair { await idle.wait() }
-        guard mayRepair else { return false }
-        isRepairing = true
-        return true
+        await repairLock.acquire(engine)
+        isRepairing = mayRepair
+        if !isRepairing { repairLock.release() }
+        return isRepairing
     }
 
     func endRepairing() {
         isRepairing = false
+        repairLock.release()
         idle.fire()
     }
 

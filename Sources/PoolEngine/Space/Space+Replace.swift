@@ -181,7 +181,12 @@ extension Space {
     /// range, moves and discards, and grains that are being settled.
     private func waitForOthers(in id: UInt32) async {
         await waitForWork(placedWork)
-        while isSettling(in: id), !engine.isStopped { await nap() }
+        // Those that began before: where a grain cannot be settled clients begin one after the other.
+        let settlings = Set(
+            settling.filter { map[$0.key].isMapped && map[$0.key].group == id }.map(\.value.number))
+        while settling.values.contains(where: { settlings.contains($0.number) }), !engine.isStopped {
+            await nap()
+        }
         var next: Int? = 0
         while let start = next {
             let found = map.grains(inGroup: id, from: start, limit: engine.limits.compactScan)
@@ -197,10 +202,6 @@ extension Space {
     /// Waits until these moves, discards and writes of stripes have ended.
     func waitForWork(_ numbers: Set<UInt64>) async {
         while !placedWork.isDisjoint(with: numbers), !engine.isStopped { await nap() }
-    }
-
-    private func isSettling(in id: UInt32) -> Bool {
-        settling.keys.contains { map[$0].isMapped && map[$0].group == id }
     }
 
     /// A move or a discard that has looked up places begins.

@@ -116,6 +116,8 @@ public final class Space: @unchecked Sendable {
     let checkpointWanted: Signal
     let checkpointed: Signal
     let grantLock: AsyncLock
+    /// Held while something of the space is repaired or moved.
+    let repairLock: AsyncLock
     /// Held while groups are granted: their numbers are chosen first, taken later.
     let groupLock: AsyncLock
     let checkpointLock: AsyncLock
@@ -253,6 +255,7 @@ public final class Space: @unchecked Sendable {
         checkpointWanted = Signal(engine)
         checkpointed = Signal(engine)
         grantLock = AsyncLock(engine)
+        repairLock = AsyncLock(engine)
         groupLock = AsyncLock(engine)
         checkpointLock = AsyncLock(engine)
         flushLock = AsyncLock(engine)
@@ -311,6 +314,7 @@ public final class Space: @unchecked Sendable {
         wake(&grainWaiters)
         wake(&departureWaiters)
         departureSettled.fire()
+        engine.frameReleased.fire()
         retryParked()
         commitWanted.fire()
     }
