@@ -368,4 +368,17 @@ import Testing
         expected.write(world, whole, [7, 501])
         expected.check(world, whole)
     }
+
+    /// A disk leaves in the commit before the one that says that all was made equal: what it lacks is
+    /// said again behind that, or a replay would take it back.
+    @Test func whatADiskLacksSinceIsNotTakenBack() throws {
+        let world = PoolWorld([2048, 2048])
+        let pool = try world.makePool([("m", .mirror2)])
+        let space = try #require(pool.space(named: "m"))
+        space.addRecord(.caughtUp)
+        space.lateMissed.insert(5)
+        _ = try #require(world.run { _ throws(PoolError) in await space.recordLateMissed() }).get()
+        #expect(space.missedRegions.contains(5))
+        #expect(Array(space.pending.records.suffix(2)) == [.caughtUp, .missed(region: 5)])
+    }
 }

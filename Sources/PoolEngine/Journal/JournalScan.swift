@@ -61,9 +61,11 @@ package struct JournalScan {
             let rest = unsafe UnsafeRawBufferPointer(
                 rebasing: piece[(block * Units.blockBytes)...])
             guard let batch = unsafe try? BatchDecoder(rest, lineage: lineage) else {
-                let blocks = unsafe ((try? JournalBatch.peek(rest)) ?? 0) / Units.blockBytes
-                if !unreadable.isDisjoint(with: block..<block + max(1, blocks)) {
-                    unread[firstBlock + block, default: 0] += 1
+                if !unreadable.isEmpty {
+                    let blocks = unsafe ((try? JournalBatch.peek(rest)) ?? 0) / Units.blockBytes
+                    if !unreadable.isDisjoint(with: block..<block + max(1, blocks)) {
+                        unread[firstBlock + block, default: 0] += 1
+                    }
                 }
                 block += 1
                 continue
