@@ -73,6 +73,18 @@ public struct BatchWriter {
         return true
     }
 
+    /// A `cached` record: likewise, with as many slots of one piece from `slot`.
+    public mutating func appendCached(
+        firstBlock: UInt64, slot: UInt32, changes: UnsafeBufferPointer<ValueChange>
+    ) -> Bool {
+        let needed = JournalRecord.cachedHeadBytes + changes.count * JournalRecord.valueBytes
+        guard needed <= freeBytes else { return false }
+        unsafe JournalRecord.encodeCached(
+            firstBlock: firstBlock, slot: slot, changes: changes, into: &writer)
+        recordCount += 1
+        return true
+    }
+
     public mutating func appendMap(grain: UInt64, entry: MapEntry) -> Bool {
         appendMap(.map, grain, entry)
     }

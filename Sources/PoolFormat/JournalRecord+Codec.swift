@@ -1,7 +1,7 @@
-/// The number in a record's first byte. 64 and above: redo, cached data, invalidation.
+/// The number in a record's first byte. 64 and above are reserved.
 enum RecordKind: UInt8, CaseIterable {
     case map = 1, unmap, values, mark, clean, groupAdded, groupRemoved, pieceGranted, activation
-    case move = 10, pieceReleased, missed, caughtUp, rewrite
+    case move = 10, pieceReleased, missed, caughtUp, rewrite, cached
 }
 
 extension JournalRecord {
@@ -9,6 +9,7 @@ extension JournalRecord {
     static let mapBytes = 32
     static let numberBytes = 16
     static let valuesHeadBytes = 16
+    static let cachedHeadBytes = 24
     static let valueBytes = 8
     static let blockBitsBytes = Units.blocksPerGrain / 8
     static let grainLimit = Units.maximumSpaceBytes / UInt64(Units.grainBytes)
@@ -25,6 +26,7 @@ extension JournalRecord {
         case .groupRemoved, .pieceReleased, .caughtUp: Self.headBytes
         case .pieceGranted: Self.headBytes + DirectoryPage.entryBytes
         case .rewrite(_, _, let rewritten): Self.rewriteBytes(blocks: rewritten.count)
+        case .cached(_, _, let changes): Self.cachedHeadBytes + changes.count * Self.valueBytes
         }
     }
 
@@ -78,6 +80,11 @@ extension JournalRecord {
             writer.u32(0)
         case .rewrite(let grain, let entry, let rewritten):
             Self.encodeRewrite(grain, entry, rewritten, into: &writer)
+        case .cached(let firstBlock, let slot, let changes):
+            unsafe changes.withUnsafeBufferPointer {
+                unsafe Self.encodeCached(
+                    firstBlock: firstBlock, slot: slot, changes: $0, into: &writer)
+            }
         }
     }
 
@@ -138,7 +145,30 @@ extension JournalRecord {
         firstBlock: UInt64, changes: UnsafeBufferPointer<ValueChange>,
         into writer: inout ByteWriter
     ) {
-        encodeValuesHead(firstBlock: firstBlock, count: changes.count, into: &writer)
+        encodeRun(
+            .values, valuesHeadBytes, firstBlock: firstBlock, count: changes.count, into: &writer)
+        unsafe encode(changes, into: &writer)
+    }
+
+    static func encodeCached(
+        firstBlock: UInt64, slot: UInt32, changes: UnsafeBufferPointer<ValueChange>,
+        into writer: inout ByteWriter
+    ) {
+        precondition(isInOnePiece(slot: slot, count: changes.count))
+        encodeRun(
+            .cached, cachedHeadBytes, firstBlock: firstBlock, count: changes.count, into: &writer)
+        writer.u32(slot)
+        writer.u32(0)
+        unsafe encode(changes, into: &writer)
+    }
+
+    private static func isInOnePiece(slot: UInt32, count: Int) -> Bool {
+        Int(slot) % CachePage.slotsPerPage + count <= CachePage.slotsPerPage
+    }
+
+    private static func encode(
+        _ changes: UnsafeBufferPointer<ValueChange>, into writer: inout ByteWriter
+    ) {
         for index in 0..<changes.count {
             let change = unsafe changes[index]
             writer.u32(change.old)
@@ -146,12 +176,13 @@ extension JournalRecord {
         }
     }
 
-    private static func encodeValuesHead(
-        firstBlock: UInt64, count: Int, into writer: inout ByteWriter
+    private static func encodeRun(
+        _ kind: RecordKind, _ headBytes: Int, firstBlock: UInt64, count: Int,
+        into writer: inout ByteWriter
     ) {
         precondition(count >= 1 && firstBlock < blockLimit)
         precondition(Int(firstBlock % UInt64(Units.blocksPerGrain)) + count <= Units.blocksPerGrain)
-        encodeHead(.values, valuesHeadBytes + count * valueBytes, into: &writer)
+        encodeHead(kind, headBytes + count * valueBytes, into: &writer)
         writer.u16(UInt16(count))
         writer.u16(0)
         writer.u64(firstBlock)
@@ -180,7 +211,9 @@ extension JournalRecord {
         case .unmap:
             record = .unmap(grain: try number(&reader, "grain", below: grainLimit))
         case .values:
-            record = try decodeValues(from: &reader)
+            let (firstBlock, count) = try decodeRun(from: &reader)
+            let changes = try decodeChanges(count, from: &reader)
+            record = .values(firstBlock: firstBlock, changes: changes)
         case .mark:
             record = .mark(region: try number(&reader, "region", below: regionLimit))
         case .clean:
@@ -203,6 +236,8 @@ extension JournalRecord {
             record = .caughtUp
         case .rewrite:
             record = try decodeRewrite(from: &reader)
+        case .cached:
+            record = try decodeCached(from: &reader)
         }
         try reader.finish()
         return record
@@ -269,9 +304,22 @@ extension JournalRecord {
         return (grain, entry, count)
     }
 
-    private static func decodeValues(
+    private static func decodeCached(
         from reader: inout ByteReader
     ) throws(FormatError) -> JournalRecord {
+        let (firstBlock, count) = try decodeRun(from: &reader)
+        let slot = try reader.u32()
+        guard isInOnePiece(slot: slot, count: count) else {
+            throw .outOfRange(.journalBatch, field: "slot", value: UInt64(slot))
+        }
+        try reader.reserved(4)
+        let changes = try decodeChanges(count, from: &reader)
+        return .cached(firstBlock: firstBlock, slot: slot, changes: changes)
+    }
+
+    private static func decodeRun(
+        from reader: inout ByteReader
+    ) throws(FormatError) -> (firstBlock: UInt64, count: Int) {
         let count = Int(try reader.u16())
         try reader.reserved(2)
         let firstBlock = try reader.u64()
@@ -282,12 +330,18 @@ extension JournalRecord {
         guard count >= 1, withinGrain + count <= Units.blocksPerGrain else {
             throw .outOfRange(.journalBatch, field: "number of values", value: UInt64(count))
         }
+        return (firstBlock, count)
+    }
+
+    private static func decodeChanges(
+        _ count: Int, from reader: inout ByteReader
+    ) throws(FormatError) -> [ValueChange] {
         var changes: [ValueChange] = []
         changes.reserveCapacity(count)
         for _ in 0..<count {
             let old = try reader.u32()
             changes.append(ValueChange(old: old, new: try reader.u32()))
         }
-        return .values(firstBlock: firstBlock, changes: changes)
+        return changes
     }
 }

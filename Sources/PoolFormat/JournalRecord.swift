@@ -1,4 +1,4 @@
-/// One change of a space. Kinds 64 and above are reserved: redo, cached data, invalidation.
+/// One change of a space. Kinds 64 and above are reserved.
 ///
 ///     record:   | kind 1 | flags 1 (zero) | length 2 | ... to a multiple of 8 bytes
 ///     map:      | 1  0 32   | group 4     | grain 8 | phys. grain 3, state 1 | zero 4 | birth 8 |
@@ -16,12 +16,16 @@
 ///     caught up:| 13 0 8    | zero 4      |
 ///     rewrite:  | 14 0 64+8n| group 4     | grain 8 | phys. grain 3, state 1 | n 2, zero 2 | birth 8 |
 ///               | a bit for each block 32 | n times: old 4, new 4 |
+///     cached:   | 15 0 24+8n| count 2, zero 2 | first block 8 | slot 4, zero 4 | n times: old 4, new 4 |
 ///
 /// Invariants:
 /// 1. A record holds absolute values: replaying it twice is replaying it once.
 /// 2. `values` stays within one grain; a `map` record has made its blocks UNWRITTEN before it, a
 ///    `move` record has left them as they were. A `rewrite` is a move and the values of the blocks
 ///    whose bits are set, both or neither: what lies in the new place has those.
+///    Of a space with a write-back cache each says where the blocks that it names lie: in their
+///    grain's place, or, `cached`, in as many slots from the first, all of one piece. A block that
+///    `cached` gives no value (0) is not named.
 /// 3. Grain, block and region numbers are those of a space of at most 2^60 bytes, so arithmetic on
 ///    them cannot overflow; whether they are inside this space is the reader's to check.
 public enum JournalRecord: Hashable, Sendable {
@@ -49,6 +53,8 @@ public enum JournalRecord: Hashable, Sendable {
     case caughtUp
     /// The grain lies elsewhere now, where some of its blocks have new values.
     case rewrite(grain: UInt64, entry: MapEntry, RewrittenBlocks)
+    /// A run of blocks within one grain lies in slots of the cache, and has new values there.
+    case cached(firstBlock: UInt64, slot: UInt32, changes: [ValueChange])
 }
 
 /// Blocks of one grain, ascending, each with its values.
@@ -63,6 +69,13 @@ public struct RewrittenBlocks: Hashable, Sendable {
         precondition(block < Units.blocksPerGrain && block > blocks.last.map { Int($0) } ?? -1)
         blocks.append(UInt8(block))
         changes.append(change)
+    }
+
+    /// Those of others that are wanted, behind all that are there.
+    public mutating func append(_ others: RewrittenBlocks, where isWanted: (_ block: Int) -> Bool) {
+        for (block, change) in zip(others.blocks, others.changes) where isWanted(Int(block)) {
+            append(Int(block), change)
+        }
     }
 
     public var count: Int { blocks.count }

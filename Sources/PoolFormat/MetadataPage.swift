@@ -1,4 +1,4 @@
-/// The paged metadata of a space: map, checksum, dirty, directory and group pages, 4 KiB each,
+/// The paged metadata of a space: map, checksum, dirty, directory, group and cache pages, 4 KiB each,
 /// 128 in a piece, each with two alternating slots.
 ///
 ///     page i of a piece, slot s: (2i + s) x 4 KiB from the start of the piece
@@ -71,9 +71,10 @@ public enum MetadataPage {
         case .map: try MapPage.validateEntries(page)
         case .directory: try DirectoryPage.validateEntries(page)
         case .group: try GroupPage.validateEntries(page)
+        case .cacheIndex: try CachePage.validateEntries(page)
         case .checksum, .dirty, .missed: break  // every bit pattern is a value
         case .pins, .heat: break
-        case .root, .journal: break  // refused above: not paged
+        case .root, .journal, .cache: break  // refused above: not paged
         }
         return header
     }
@@ -83,8 +84,8 @@ extension PieceKind {
     /// Whether pieces of this kind consist of ``MetadataPage``s.
     public var isPaged: Bool {
         switch self {
-        case .root, .journal: false
-        case .directory, .map, .checksum, .dirty, .group, .missed, .pins, .heat: true
+        case .root, .journal, .cache: false
+        case .directory, .map, .checksum, .dirty, .group, .missed, .pins, .heat, .cacheIndex: true
         }
     }
 }

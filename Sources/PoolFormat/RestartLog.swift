@@ -191,6 +191,12 @@ public struct RestartLog {
         entryBytes(recordBytes: JournalRecord.rewriteBytes(blocks: blocks))
     }
 
+    /// Of so many `cached` records, with so many blocks in all.
+    public static func cachedEntriesBytes(runs: Int, blocks: Int) -> Int {
+        runs * entryBytes(recordBytes: JournalRecord.cachedHeadBytes)
+            + blocks * JournalRecord.valueBytes
+    }
+
     public var capacityBytes: Int { unsafe bytes.count - Self.headerBytes }
 
     /// Appends the `count` bytes of record that `write` writes. False: there is no room, and nothing
@@ -230,6 +236,16 @@ public struct RestartLog {
         return append(bytes, isIntent: isIntent) { writer in
             unsafe JournalRecord.encodeValues(
                 firstBlock: firstBlock, changes: changes, into: &writer)
+        }
+    }
+
+    /// A `cached` record: likewise, with as many slots of one piece from `slot`.
+    public mutating func appendCached(
+        firstBlock: UInt64, slot: UInt32, changes: UnsafeBufferPointer<ValueChange>
+    ) -> Bool {
+        append(JournalRecord.cachedHeadBytes + changes.count * JournalRecord.valueBytes) { writer in
+            unsafe JournalRecord.encodeCached(
+                firstBlock: firstBlock, slot: slot, changes: changes, into: &writer)
         }
     }
 

@@ -4,6 +4,7 @@ public enum Structure: UInt8, Sendable, CaseIterable {
     case spaceRoot, mapPage, checksumPage, dirtyPage, directoryPage, groupPage
     case missedPage, pinPage, heatPage
     case journalBatch
+    case cachePage
 
     /// The first four bytes, as a little-endian number: four letters in a hex dump.
     public var magic: UInt32 {
@@ -22,6 +23,7 @@ public enum Structure: UInt8, Sendable, CaseIterable {
         case .missedPage: 0x7373_6d53  // "Smss"
         case .pinPage: 0x6e69_7053  // "Spin"
         case .heatPage: 0x7461_6853  // "Shat"
+        case .cachePage: 0x6863_6353  // "Scch"
         case .journalBatch: 0x6c6e_6a53  // "Sjnl"
         }
     }
@@ -43,6 +45,7 @@ public enum Structure: UInt8, Sendable, CaseIterable {
         case .missedPage: "missed page"
         case .pinPage: "pin page"
         case .heatPage: "heat page"
+        case .cachePage: "cache page"
         case .journalBatch: "journal batch"
         }
     }
@@ -52,13 +55,14 @@ public enum Structure: UInt8, Sendable, CaseIterable {
         switch self {
         case .label, .configuration, .fenceTable, .slabTable, .pieceTable: false
         case .spaceRoot, .mapPage, .checksumPage, .dirtyPage, .directoryPage, .groupPage: true
-        case .missedPage, .pinPage, .heatPage, .journalBatch: true
+        case .missedPage, .pinPage, .heatPage, .cachePage, .journalBatch: true
         }
     }
 }
 
 extension PieceKind {
     /// What the pages (or slots, or batches) of a piece of this kind are.
+    /// Those of a cache's are no structure: whatever clients wrote.
     public var structure: Structure {
         switch self {
         case .root: .spaceRoot
@@ -71,6 +75,7 @@ extension PieceKind {
         case .missed: .missedPage
         case .pins: .pinPage
         case .heat: .heatPage
+        case .cache, .cacheIndex: .cachePage
         }
     }
 }

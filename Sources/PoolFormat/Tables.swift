@@ -36,6 +36,8 @@ public struct PieceEntry: Hashable, Sendable {
 
 public enum PieceKind: UInt8, Sendable, CaseIterable {
     case root = 1, journal, directory, map, checksum, dirty, group, missed, pins, heat
+    /// 256 blocks of a write-back cache; and the pages that say whose each of them is.
+    case cache, cacheIndex
 }
 
 /// One entry of a disk's fence table: the lowest epoch that may still write a lineage here.

@@ -20,7 +20,8 @@ extension FuzzSurface {
         case .dirty, .missed: try copyDirty(old, copy.page)
         case .directory: try copyDirectory(old, copy.page)
         case .group: try copyGroups(old, copy.page)
-        case .pins, .heat, .root, .journal: return true
+        case .cacheIndex: copyCache(old, copy.page)
+        case .pins, .heat, .root, .journal, .cache: return true
         }
         // Behind the last entry a page may have bytes without a meaning.
         let used =
@@ -46,6 +47,13 @@ extension FuzzSurface {
                 let value = ChecksumPage.value(in: old, grain: grain, block: block)
                 ChecksumPage.setValue(in: new, grain: grain, block: block, value)
             }
+        }
+    }
+
+    private func copyCache(_ old: PageImage, _ new: PageImage) {
+        for slot in 0..<CachePage.slotsPerPage {
+            guard let block = CachePage.block(in: old, slot: slot) else { continue }
+            CachePage.setBlock(in: new, slot: slot, block)
         }
     }
 

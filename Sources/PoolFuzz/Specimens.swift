@@ -131,7 +131,8 @@ extension Specimen {
             case .dirty, .missed: DirtyPage.set(in: page, region: 5, dirty: true)
             case .directory: DirectoryPage.setEntry(in: page, at: 1, directoryEntry)
             case .group: try GroupPage.setRecord(in: page, at: 1, group)
-            case .pins, .heat, .root, .journal: break
+            case .cacheIndex: CachePage.setBlock(in: page, slot: 1, 256)
+            case .pins, .heat, .root, .journal, .cache: break
             }
             MetadataPage.seal(
                 page, kind: kind, lineage: lineage, epoch: 2, index: pageIndex, sequence: 6)
@@ -153,6 +154,9 @@ extension Specimen {
         .clean(region: 0), .unmap(grain: 1), .groupRemoved(id: 1),
         .move(grain: 1, entry: mapped), .pieceReleased(slot: 1), .missed(region: 0), .caughtUp,
         .rewrite(grain: 1, entry: mapped, rewritten),
+        .cached(
+            firstBlock: 510, slot: 254,
+            changes: [ValueChange(old: 5, new: 8), ValueChange(old: 6, new: 0)]),
     ]
 
     static let batchHeader = BatchHeader(

@@ -44,7 +44,7 @@ import Testing
     static let reservedBytes: [Structure: Int] = [
         .label: 138, .configuration: 113, .fenceTable: 68, .slabTable: 64 + 23,
         .pieceTable: 64 + 22, .spaceRoot: 72, .directoryPage: 64 + 2, .groupPage: 64 + 1024 + 10,
-        .journalBatch: 96 + 4,
+        .journalBatch: 96 + 4, .cachePage: 64 + 8 * 256,
     ]
 
     @Test(arguments: Specimen.all)

@@ -29,6 +29,7 @@ import Testing
         expect(writer.append(.mark(region: 8)))
         expect(writer.append(.clean(region: 9)))
         expect(writer.append(.unmap(grain: 10)))
+        expect(writer.append(.cached(firstBlock: 2048, slot: 512, changes: changes)))
         var direct = unsafe BatchWriter(second.bytes)
         expect(direct.appendMap(grain: 4, entry: entry))
         expect(
@@ -38,9 +39,13 @@ import Testing
         expect(direct.appendMark(region: 8))
         expect(direct.appendClean(region: 9))
         expect(direct.appendUnmap(grain: 10))
+        expect(
+            unsafe changes.withUnsafeBufferPointer {
+                unsafe direct.appendCached(firstBlock: 2048, slot: 512, changes: $0)
+            })
         let one = writer.finish(Sample.batchHeader)
         let two = direct.finish(Sample.batchHeader)
-        #expect(one == two && one.bytes == 4096)
+        #expect(one == two && one.bytes == 8192)
         #expect(first.content[..<one.bytes] == second.content[..<two.bytes])
     }
 
@@ -112,12 +117,16 @@ import Testing
         (96, 0), (96, 10), (96, 64), (96, 255),  // kind
         (97, 1),  // flags
         (98, 0), (98, 8), (98, 17), (98, 24), (99, 0xff),  // length
-        (92, 0), (93, 0xff), (68, 8), (68, 10),  // record bytes and count
+        (92, 8), (93, 1), (93, 0xff), (68, 14), (68, 16),  // record bytes and count
         (319, 0x80), (323, 2),  // a grain past the largest space, a grain state
         (351, 0x80),  // a region past the largest space
         (356, 0), (357, 1), (367, 0x80),  // no values, more than a grain's, a block too far
         (466, 24), (468, 1), (479, 0x80),  // missed: length, reserved, a region too far
         (482, 16), (484, 1),  // caught up: length, reserved
+        (568, 3), (568, 16), (570, 32), (570, 48), (571, 1),  // cached: kind, length
+        (572, 0), (572, 1), (573, 1),  // no values, fewer than there are, more than a grain's
+        (574, 1), (588, 1), (591, 0x80),  // reserved
+        (583, 0x80), (584, 0xff),  // a block too far, slots of two pieces
     ]
 
     @Test(arguments: impossible)
@@ -138,5 +147,22 @@ import Testing
         #expect(
             throws: FormatError.outOfRange(.journalBatch, field: "number of values", value: 2)
         ) { try decoded(memory.content) }
+    }
+
+    /// The sample's are the last of their grain and of their piece.
+    @Test func `Cached blocks of two grains, or in slots of two pieces, are refused`() {
+        let record = 96 + Int(Sample.batchHeader.recordBytes) - (24 + 2 * 8)
+        let impossible: [(Int, FormatError)] = [
+            (record + 8, .outOfRange(.journalBatch, field: "number of values", value: 2)),
+            (record + 16, .outOfRange(.journalBatch, field: "slot", value: 0x6e7e_8eff)),
+        ]
+        for (offset, error) in impossible {
+            var bytes = Specimen.batch.bytes
+            #expect(bytes[offset] == 0xfe)
+            bytes[offset] = 0xff
+            let memory = Memory(bytes)
+            reseal(memory)
+            #expect(throws: error) { try decoded(memory.content) }
+        }
     }
 }

@@ -111,6 +111,48 @@ import Testing
         #expect(memory.content[..<64].allSatisfy { $0 == 0 })
     }
 
+    @Test func `Cached blocks do not overlap, and a slot that names none has none`() {
+        let memory = Memory(4096)
+        let slots = 0..<CachePage.slotsPerPage
+        let blocks = slots.map { UInt64($0) << 40 | UInt64(255 - $0) }
+        #expect(slots.allSatisfy { CachePage.block(in: memory.page, slot: $0) == nil })
+        for slot in slots { CachePage.setBlock(in: memory.page, slot: slot, blocks[slot]) }
+        #expect(slots.compactMap { CachePage.block(in: memory.page, slot: $0) } == blocks)
+        #expect(slots.count == 256)
+        #expect(memory.content[..<64].allSatisfy { $0 == 0 })
+        #expect(memory.content[2112...].allSatisfy { $0 == 0 })
+    }
+
+    @Test func `A cached block past the largest space is refused`() {
+        // The sample's last slot has the last block.
+        let impossible: [(Int, UInt8, UInt64)] = [
+            (2104, 1, 0x0001_0000_0000_0000), (2111, 0x80, 0x8000_ffff_ffff_ffff),
+            (79, 0xff, 0xff00_0000_0000_0000),
+        ]
+        for (offset, value, block) in impossible {
+            let memory = Memory(Specimen.cache.bytes)
+            unsafe memory.bytes[offset] = value
+            reseal(memory)
+            let error = FormatError.outOfRange(.cachePage, field: "block", value: block)
+            #expect(throws: error) { try cachePage(memory) }
+        }
+    }
+
+    @Test func `Bytes behind the last cached block are refused`() throws {
+        for offset in [2112, 2119, 4095] {
+            let memory = Memory(Specimen.cache.bytes)
+            _ = try cachePage(memory)
+            unsafe memory.bytes[offset] = 1
+            reseal(memory)
+            #expect(throws: FormatError.self, "byte \(offset)") { try cachePage(memory) }
+        }
+    }
+
+    private func cachePage(_ memory: Memory) throws -> PageHeader {
+        try MetadataPage.validate(
+            memory.page, kind: .cacheIndex, lineage: Sample.lineage, index: Specimen.pageIndex)
+    }
+
     @Test func `The last grain, region, slot and page lie where the format says`() {
         #expect(MapPage.place(ofGrain: 252) == (1, 0))
         #expect(ChecksumPage.place(ofGrain: 5) == (1, 2))

@@ -76,6 +76,33 @@ struct RestartLogTests {
             ])
     }
 
+    @Test("Runs of cached blocks are read back, and take as much room as is said")
+    func cachedRuns() {
+        let memory = Memory()
+        var log = memory.begin()
+        let changes = (0..<3).map { ValueChange(old: UInt32($0), new: ~UInt32($0)) }
+        let first = JournalRecord.cached(
+            firstBlock: 0xff, slot: 0x0a0b_0cff, changes: Array(changes[..<1]))
+        Self.put(first, into: &log)
+        let isIn = unsafe changes.withUnsafeBufferPointer {
+            unsafe log.appendCached(firstBlock: 512, slot: 0x0102_03fd, changes: $0)
+        }
+        #expect(isIn)
+        #expect(
+            memory.entries == [
+                RestartLog.Entry(first),
+                RestartLog.Entry(.cached(firstBlock: 512, slot: 0x0102_03fd, changes: changes)),
+            ])
+        #expect(log.usedBytes == RestartLog.cachedEntriesBytes(runs: 2, blocks: 4))
+        // Until there is no room: then nothing changes.
+        var count = 2
+        while log.append(first) { count += 1 }
+        let isInToo = unsafe changes.withUnsafeBufferPointer {
+            unsafe log.appendCached(firstBlock: 512, slot: 0, changes: $0)
+        }
+        #expect(!isInToo && memory.entries?.count == count)
+    }
+
     @Test("Any ring of entries reads back as a queue of them", arguments: 0..<200)
     func ring(seed: Int) {
         let memory = Memory(4096 + seed % 7 * 8)

@@ -121,6 +121,20 @@ extension Specimen {
             }
         })
 
+    static let cache = metadata(
+        .cacheIndex,
+        { page in
+            for (slot, block) in Sample.cachedBlocks {
+                CachePage.setBlock(in: page, slot: slot, block)
+            }
+        },
+        copy: { old, new in
+            for slot in 0..<CachePage.slotsPerPage {
+                guard let block = CachePage.block(in: old, slot: slot) else { continue }
+                CachePage.setBlock(in: new, slot: slot, block)
+            }
+        })
+
     static let batch: Specimen = {
         let memory = Memory(8192, fill: 0xa5)
         var writer = unsafe BatchWriter(memory.bytes)

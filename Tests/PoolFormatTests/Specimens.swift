@@ -137,21 +137,29 @@ enum Sample {
         .missed(region: 0x5f6d),
         .caughtUp,
         .rewrite(grain: 0x3f4c, entry: mapEntries[0]!, rewritten),
+        .cached(
+            firstBlock: 0x3f4b << 8 | 0xfe, slot: 0x6e7e_8efe,
+            changes: [
+                ValueChange(old: 0x1d2d_3d4d, new: 0x5d6d_7d8d),
+                ValueChange(old: 0x9dad_bdcd, new: 0xdded_fd0e),
+            ]),
     ]
+
+    static let cachedBlocks: [Int: UInt64] = [0: 0x1e2e_3e4e_5e6e, 1: 0, 255: 1 << 48 - 1]
 
     /// `recordBytes` and `recordCount` are those of `records`.
     static let batchHeader = BatchHeader(
         lineage: lineage, epoch: epoch, sequence: sequence, previousChecksum: 0x1b2b_3b4b,
         confirmedSequence: 0x5b6b, tailSequence: 0x7b8b, tailBlock: 0x9bab,
         recordBytes: 16 + 56 + (8 + 64 + 64) + 32 + 16 + 32 + 16 + 16 + 8 + 32 + 8 + 16 + 8
-            + (64 + 2 * 8),
-        recordCount: 14)
+            + (64 + 2 * 8) + (24 + 2 * 8),
+        recordCount: 15)
 }
 
 extension Specimen {
     static let all: [Specimen] = [
         label, configuration, fenceTable, slabTable, pieceTable, spaceRoot, map, checksum, dirty,
-        missed, directory, group, batch,
+        missed, directory, group, cache, batch,
     ]
 
     private static func make(
