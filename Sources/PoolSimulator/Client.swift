@@ -33,6 +33,7 @@ struct SpaceShape: Sendable {
     var whenFull: WhenFull
     /// Every grain is mapped when the space is made.
     var isFixed = false
+    var writeCacheBytes: UInt64 = 0
 }
 
 /// A request under way.

@@ -112,6 +112,20 @@ extension Mutant {
         case .resyncSkipsParity: Self.unequal(.stripesReturning)
         case .scrubKeepsParity: Self.unequal(.stripesRotten)
 
+        // The write-back cache.
+        case .slotUnflushed: Killer(.cacheWrites, Self.mismatch)
+        case .slotFreedEarly: Killer(.cacheFull, Self.mismatch, Self.foreign)
+        case .destageUnflushed: Killer(.cacheDestage, Self.mismatch, Self.garbage)
+        case .destageUnsaid: Killer(.cacheDestage, Self.mismatch, "two blocks")
+        case .rewriteIgnoresCache: Killer(.cacheWrites, Self.mismatch, Self.stale)
+        case .stripeBelievesCached: Killer(.cacheDegraded, Self.mismatch)
+        case .trimKeepsCached: Killer(.cacheTrim, Self.mismatch, Self.stale, "cannot lie in")
+        case .slotUnverified: Killer(.cacheRotten, Self.garbage, Self.foreign)
+        case .cachePageFromMemory: Killer(.cacheFull, Self.mismatch, "cannot lie in", "two blocks")
+        case .replayKeepsCached: Killer(.cacheTrim, Self.mismatch, "cannot lie in", "two blocks")
+        case .believeCached: Killer(.cacheWrites, Self.mismatch)
+        case .resyncSkipsCache: Self.unequal(.cacheReturning)
+
         case .statusForgetsData: Killer(.overlap, "block status says zeros")
         case .keepOlderPool: Killer(.poolAgain, "claimRefused")
         case .groupLeaks: Killer(.release, "failed: noSpace")

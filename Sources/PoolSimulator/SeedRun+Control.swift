@@ -176,7 +176,7 @@ extension SeedRun {
         let least = kind.isParity ? 2 + kind.parityColumns : 1
         let columns = random.below(widest + 1)
         let grains = random.pick([4, 16, 40, 300])
-        return SpaceShape(
+        var shape = SpaceShape(
             sizeBytes: UInt64(grains + random.below(4)) << 20,
             resiliency: kind,
             columns: grains == 300 && !kind.isParity ? 1 : UInt16(columns < least ? 0 : columns),
@@ -184,6 +184,10 @@ extension SeedRun {
             checksums: isSilent || isBeyond || random.chance(70),
             whenFull: random.chance(50) ? .enospc : .wait,
             isFixed: grains < 300 && random.chance(15))
+        if kind.isParity, shape.checksums {
+            shape.writeCacheBytes = random.pick([0, 1 << 20, 2 << 20, 4 << 20])
+        }
+        return shape
     }
 
     private func resiliency(onDisks disks: Int) -> ResiliencyKind {

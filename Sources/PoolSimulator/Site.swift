@@ -236,7 +236,8 @@ final class Site {
         let parameters = Pool.SpaceParameters(
             name: name, sizeBytes: shape.sizeBytes, resiliency: shape.resiliency,
             columns: Int(shape.columns), interleaveBytes: shape.interleaveBytes,
-            flags: shape.flags, whenFull: shape.whenFull)
+            flags: shape.flags, whenFull: shape.whenFull,
+            writeCacheBytes: shape.writeCacheBytes)
         let result = control("create space \(name) \(shape)") { pool async throws(PoolError) in
             _ = try await pool.createSpace(parameters)
         }

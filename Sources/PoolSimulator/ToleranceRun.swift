@@ -76,10 +76,11 @@ public final class ToleranceRun {
     private func prepare() -> Bool {
         guard site.createPool(disks: Array(machine.disks.indices)) else { return false }
         for index in 0..<3 {
-            let shape = SpaceShape(
+            var shape = SpaceShape(
                 sizeBytes: 8 << 20, resiliency: wanted.kind,
                 columns: wanted.kind.isParity ? UInt16(wanted.kind.leastDisks) : 1,
                 interleaveBytes: 64 << 10, checksums: true, whenFull: .enospc)
+            if wanted.kind.isParity, index > 0 { shape.writeCacheBytes = 1 << 20 }
             guard site.createSpace("s\(index)", shape) else { return false }
             submit(.write, index, 0..<2048)
             submit(.write, index, 3 * 2048 + 5..<3 * 2048 + 77)

@@ -5,7 +5,7 @@ import PoolFormat
 /// is short enough to be cut at every one of its device operations.
 public struct Workload: Sendable {
     /// What `poolsim --workload` calls it.
-    public let name: String
+    public internal(set) var name: String
     /// Sector size of each disk in turn.
     var sectorBytes = [512]
     var diskCount = 2
@@ -24,10 +24,12 @@ public struct Workload: Sendable {
     public var bearsCrashes = true
     /// Refusals for want of room are no violation.
     var mayRunOutOfRoom = false
+    /// Spaces with parity and checksums have a write-back cache.
+    var cachesParity = false
     /// What happens before the first cut.
-    let prepare: @Sendable (Stage) -> Void
+    var prepare: @Sendable (Stage) -> Void
     /// What is cut at every boundary.
-    let body: @Sendable (Stage) -> Void
+    var body: @Sendable (Stage) -> Void
 
     init(
         _ name: String, prepare: @escaping @Sendable (Stage) -> Void,
@@ -47,7 +49,7 @@ public struct Workload: Sendable {
 
     public static let all: [Workload] =
         writes + zeroes + metadata + pools + room + departures + leaving + away + returns + healing
-        + strangers + stalls + parity
+        + strangers + stalls + parity + cached
 
     /// Device operations of a schedule: with fewer there is hardly anything to cut.
     public static let fewestOperations = 30
@@ -87,7 +89,7 @@ public struct Workload: Sendable {
         machine.boot()
         let site = Site(machine)
         site.clients.mayRunOutOfRoom = mayRunOutOfRoom
-        return (machine, Stage(name, site))
+        return (machine, Stage(name, site, cachesParity: cachesParity))
     }
 
     func run(body stage: Stage) {
@@ -100,10 +102,12 @@ public struct Workload: Sendable {
 final class Stage {
     let site: Site
     private let workload: String
+    private let cachesParity: Bool
 
-    init(_ workload: String, _ site: Site) {
+    init(_ workload: String, _ site: Site, cachesParity: Bool = false) {
         self.workload = workload
         self.site = site
+        self.cachesParity = cachesParity
     }
 
     var machine: Machine { site.machine }
@@ -129,6 +133,10 @@ final class Stage {
         let all = Array(machine.disks.indices)
         guard site.createPool(disks: Array(all.prefix(disks ?? all.count))) else { return }
         for (index, shape) in shapes.enumerated() {
+            var shape = shape
+            if cachesParity, shape.resiliency.isParity, shape.checksums {
+                shape.writeCacheBytes = 2 << 20
+            }
             guard site.createSpace(String(UnicodeScalar(UInt8(97 + index))), shape) else { return }
         }
     }
@@ -182,6 +190,12 @@ final class Stage {
     /// Waits until next to nothing is under way: of the engine's own work its beginnings are left.
     func calm() {
         while machine.disks.reduce(0, { $0 + $1.operationsInFlight }) > 8, machine.step() {}
+    }
+
+    /// Clients rest for a while.
+    func pass(ns: UInt64) {
+        let endNs = machine.nowNs &+ ns
+        while site.isOpen, machine.nowNs < endNs, !machine.isCutDue, machine.step() {}
     }
 
     /// Waits for every reply.

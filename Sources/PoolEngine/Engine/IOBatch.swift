@@ -115,8 +115,12 @@ enum Token {
         (Int((token & ~batchFlag) >> 16), Int(token & 0xffff))
     }
 
+    /// Of a request.
+    static let mostLegs = 256
+
     static func make(request: RequestIndex, leg: Int) -> UInt32 {
-        request.rawValue << 8 | UInt32(leg)
+        precondition(leg < mostLegs)
+        return request.rawValue << 8 | UInt32(leg)
     }
 
     static func leg(_ token: UInt32) -> (request: RequestIndex, leg: Int) {

@@ -50,6 +50,8 @@ public struct Limits: Sendable {
     /// them.
     public var repairMovers = 8
     public var repairGroups = 4
+    /// Grains of a write-back cache that are destaged at a time, each with two buffers of 1 MiB.
+    public var destageMovers = 3
     /// While clients are at work one of them goes on, in chunks of so many bytes at a time, and not
     /// slower than this (`RepairPace.swift`).
     public var repairChunkBytes = 64 << 10
@@ -85,7 +87,7 @@ public struct Limits: Sendable {
         precondition(checksumPages >= 16)
         precondition(unflushedBlocks >= Units.blocksPerGrain * 2)
         // While the journal is half full, all that may be pending still fits (Journal.hasRoom).
-        let pendingBlocks = unflushedBlocks * 24 / Units.blockBytes
+        let pendingBlocks = unflushedBlocks * ChangeSet.blockBytes / Units.blockBytes
         precondition(
             pendingBlocks + pendingBlocks / 2 + 3 * Journal.batchBlocks
                 <= journalPieces * Journal.blocksPerPiece / 2)
@@ -106,7 +108,7 @@ public struct Limits: Sendable {
                 && repairFloorBytesPerSecond >= 1)
         precondition(
             repairGroups >= 1 && repairMovers >= repairGroups
-                && repairMovers + 2 <= scratchGrains)
+                && repairMovers + 2 <= scratchGrains && destageMovers >= 1)
         precondition(journalPieces >= 1 && dirtyRegions >= 2 && checkpointPages >= 1)
     }
 }

@@ -156,6 +156,30 @@ public enum Mutant: String, CaseIterable, Sendable {
     case resyncSkipsParity
     /// A scrub does not look at parities.
     case scrubKeepsParity
+    /// A record that names a slot of the cache is written before the slot is flushed.
+    case slotUnflushed
+    /// A slot of the cache is free before the record that its block lies elsewhere is durable.
+    case slotFreedEarly
+    /// The new stripe of what lay in the cache is not flushed before the map names it.
+    case destageUnflushed
+    /// The record of a new stripe does not name the blocks that have come from the cache.
+    case destageUnsaid
+    /// A grain is written anew without what lies in the cache of it.
+    case rewriteIgnoresCache
+    /// A cached block counts as valid in its stripe, too.
+    case stripeBelievesCached
+    /// A trimmed block stays in the cache.
+    case trimKeepsCached
+    /// What is read of the cache is not compared with its values.
+    case slotUnverified
+    /// A page of the cache's index has slots whose records are not durable.
+    case cachePageFromMemory
+    /// After a crash blocks are in the cache though a later record says that they lie elsewhere.
+    case replayKeepsCached
+    /// What a killed process had written to the cache is believed to be there.
+    case believeCached
+    /// A disk that has come back is not given what lies in the cache.
+    case resyncSkipsCache
 
     /// Whether it does harm only in a crash; the others show in what clients see, or in the
     /// books, while everything runs.
@@ -171,7 +195,8 @@ public enum Mutant: String, CaseIterable, Sendable {
             .pieceUnflushed, .rootUnflushed, .settleFromReturning, .forgetOthersMissed,
             .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
             .solveWithoutReturning, .stripeFreedEarly, .copyOlderSlots, .forgetFreshMissed,
-            .forgetMissedMark:
+            .forgetMissedMark, .slotUnflushed, .slotFreedEarly, .destageUnflushed, .destageUnsaid,
+            .cachePageFromMemory, .replayKeepsCached, .believeCached, .resyncSkipsCache:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
@@ -181,7 +206,8 @@ public enum Mutant: String, CaseIterable, Sendable {
             .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites, .replacingLacksWrites,
             .resyncUnverified, .settleUnread, .shrinkKeepsRecords, .stripeShared,
             .stripeUnverified, .solveFromReturning, .takeLastStripe, .resyncSkipsParity,
-            .scrubKeepsParity:
+            .scrubKeepsParity, .rewriteIgnoresCache, .stripeBelievesCached, .trimKeepsCached,
+            .slotUnverified:
             false
         }
     }

@@ -40,12 +40,14 @@ struct PieceDirectory {
         count = fixedPieces + rootDirectory.count
     }
 
-    static let pagedKinds: [PieceKind] = [.directory, .group, .map, .dirty, .missed, .checksum]
+    static let pagedKinds: [PieceKind] = [
+        .directory, .group, .map, .dirty, .missed, .checksum, .cacheIndex,
+    ]
 
     private func index(_ kind: PieceKind) -> Int { Int(kind.rawValue) }
 
     var entries: [DirectoryEntry] {
-        Self.pagedKinds.flatMap { kinds[index($0)].pieces.compactMap { $0?.entry } }
+        (Self.pagedKinds + [.cache]).flatMap { kinds[index($0)].pieces.compactMap { $0?.entry } }
     }
 
     /// A disk has come back, as another device.
@@ -103,6 +105,7 @@ struct PieceDirectory {
         kinds[at].pieces[Int(index)] = nil
         slots[Int(piece.slot)] = nil
         count -= 1
+        if kind == .cache { return }
         for page in 0..<UInt32(MetadataPage.pagesPerPiece) {
             setNewerSlot(kind, index * UInt32(MetadataPage.pagesPerPiece) + page, 0)
         }

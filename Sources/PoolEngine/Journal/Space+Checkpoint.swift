@@ -201,7 +201,13 @@ extension Space {
             page.zero()
             imageDirectory(candidate.page, page)
             pieces.markClean(.directory, candidate.page)
-        case .root, .journal, .pins, .heat:
+        case .cacheIndex:
+            page.zero()
+            cache.forEachDurable(inPiece: candidate.page) { slot, block in
+                CachePage.setBlock(in: page, slot: slot, block)
+            }
+            pieces.markClean(.cacheIndex, candidate.page)
+        case .root, .journal, .pins, .heat, .cache:
             preconditionFailure("no page of this kind is ever dirty")
         }
         MetadataPage.seal(

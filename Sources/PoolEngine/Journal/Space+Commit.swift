@@ -6,8 +6,8 @@ import PoolFormat
 ///
 /// 1. *Capture*, at one instant: every completed write, trim and grant; every FLUSH and FUA that
 ///    waits. What comes later belongs to the next commit, whose device flushes are submitted later.
-/// 2. Where a block leaves UNWRITTEN: flush the devices with captured data. A record that makes bytes
-///    readable is written only behind those bytes.
+/// 2. Where a block leaves UNWRITTEN, or lies in the cache: flush the devices with captured data. A
+///    record that makes bytes readable is written only behind those bytes.
 /// 3. Where a disk has left: record what it lacks. Then write the journal's batches to every copy.
 /// 4. Flush the devices with captured data and those of the journal. Where a disk fails, it leaves:
 ///    the others go on, once that is durable and what it lacks is recorded (`Space+Departures.swift`).
@@ -121,11 +121,25 @@ extension Space {
     /// Block and map values at the instant of capture, in the order of `committing`'s keys.
     private struct CapturedValues {
         var blocks: [UInt32] = []
+        /// Where each lies in the cache, or `nowhere`; empty: none does.
+        var slots: [UInt32] = []
         var grains: [GrainMap.Entry] = []
-        /// A block leaves UNWRITTEN.
+        /// A block leaves UNWRITTEN, or lies in the cache.
         var makesReadable = false
         /// Of grains that lie in another stripe, the blocks that have new values there.
         var rewritten: [UInt64: RewrittenBlocks] = [:]
+
+        static let nowhere = UInt32.max
+
+        func slot(at position: Int) -> UInt32 { slots.isEmpty ? Self.nowhere : slots[position] }
+
+        /// A block lies where one record says it of it and of those before it: outside the cache, or so
+        /// many slots behind the first.
+        func isRun(from first: UInt32, at position: Int, _ count: Int) -> Bool {
+            let slot = slot(at: position)
+            guard slot != Self.nowhere, first != Self.nowhere else { return slot == first }
+            return WriteCache.isNext(slot, behind: first, by: count)
+        }
     }
 
     private func capture() -> CapturedValues {
@@ -150,10 +164,22 @@ extension Space {
             values.blocks.append(value)
         }
         values.grains = committing.grains.keys.map { map[$0] }
+        captureSlots(&values)
         if isParity {
             for grain in committing.moved { values.rewritten[grain] = rewrittenBlocks(grain) }
         }
         return values
+    }
+
+    private func captureSlots(_ values: inout CapturedValues) {
+        if cache.isEmpty { return }
+        for key in committing.blocks.keys {
+            let slot = key == PendingTable.removed ? nil : cache.slot(ofBlock: key)
+            values.slots.append(slot ?? CapturedValues.nowhere)
+            guard let slot else { continue }
+            committing.cachedSlots.append(slot)
+            if !Mutant.isActive(.slotUnflushed) { values.makesReadable = true }
+        }
     }
 
     private func rewrittenBlocks(_ grain: UInt64) -> RewrittenBlocks {
@@ -161,7 +187,10 @@ extension Space {
         let first = grain * UInt64(Units.blocksPerGrain)
         for block in 0..<Units.blocksPerGrain {
             let key = first + UInt64(block)
-            guard let old = committing.blocks.old(key) else { continue }
+            // What has come to the cache since lies there, not in the new place.
+            guard let old = committing.blocks.old(key), cache.slot(ofBlock: key) == nil else {
+                continue
+            }
             let change = ValueChange(old: UInt32(old), new: currentValue(ofBlock: key))
             rewritten.append(block, change)
         }
@@ -280,10 +309,13 @@ extension Space {
         var marks = 0
         var grains = 0
         var blocks = 0
+        var stripes = 0
         var cleans = 0
     }
 
-    /// Grants before what relies on them; map before values; cleans last.
+    /// Grants before what relies on them; map before values; cleans last. A stripe that takes a grain's
+    /// place comes behind what has come to the cache since: any batch may be the last that a crash
+    /// leaves, and without its slot such a block would be taken for what lies in the stripe.
     ///
     /// - Returns: whether everything is in; false: the batch is full.
     private func encode(
@@ -300,7 +332,7 @@ extension Space {
         while cursor.grains < values.grains.count {
             let grain = committing.grains.keys[cursor.grains]
             let entry = values.grains[cursor.grains]
-            if grain != PendingTable.removed {
+            if grain != PendingTable.removed, !isNewStripe(grain, entry) {
                 guard encode(grain, entry, values, into: &writer) else { return false }
             }
             cursor.grains += 1
@@ -308,11 +340,23 @@ extension Space {
         while cursor.blocks < values.blocks.count {
             guard encodeRun(values, &cursor, &writer) else { return false }
         }
+        while isParity, cursor.stripes < values.grains.count {
+            let grain = committing.grains.keys[cursor.stripes]
+            let entry = values.grains[cursor.stripes]
+            if grain != PendingTable.removed, isNewStripe(grain, entry) {
+                guard encode(grain, entry, values, into: &writer) else { return false }
+            }
+            cursor.stripes += 1
+        }
         while cursor.cleans < committing.cleans.count {
             guard writer.appendClean(region: committing.cleans[cursor.cleans]) else { return false }
             cursor.cleans += 1
         }
         return true
+    }
+
+    private func isNewStripe(_ grain: UInt64, _ entry: GrainMap.Entry) -> Bool {
+        isParity && entry.isMapped && committing.moved.contains(grain)
     }
 
     private func encode(
@@ -334,8 +378,9 @@ extension Space {
     ) -> Bool {
         let keys = committing.blocks.keys
         let first = keys[cursor.blocks]
+        let slot = values.slot(at: cursor.blocks)
         let isInRewrite =
-            !values.rewritten.isEmpty
+            slot == CapturedValues.nowhere && !values.rewritten.isEmpty
             && values.rewritten[first / UInt64(Units.blocksPerGrain)] != nil
         if first == PendingTable.removed || isInRewrite {
             cursor.blocks += 1
@@ -345,14 +390,17 @@ extension Space {
         var at = cursor.blocks
         let grainBlocks = UInt64(Units.blocksPerGrain)
         while at < keys.count, keys[at] == first + UInt64(runChanges.count),
-            keys[at] / grainBlocks == first / grainBlocks
+            keys[at] / grainBlocks == first / grainBlocks,
+            values.isRun(from: slot, at: at, runChanges.count)
         {
             let old = committing.blocks.old(keys[at]) ?? 0
             runChanges.append(ValueChange(old: UInt32(old), new: values.blocks[at]))
             at += 1
         }
         let isIn = unsafe runChanges.withUnsafeBufferPointer {
-            unsafe writer.appendValues(firstBlock: first, changes: $0)
+            slot == CapturedValues.nowhere
+                ? unsafe writer.appendValues(firstBlock: first, changes: $0)
+                : unsafe writer.appendCached(firstBlock: first, slot: slot, changes: $0)
         }
         guard isIn else { return false }
         cursor.blocks = at
@@ -370,6 +418,7 @@ extension Space {
             let page = ChecksumPage.index(ofGrain: key / UInt64(Units.blocksPerGrain))
             frames[pageFrames[Int(page)]].unflushed -= 1
         }
+        confirmSlots(since: first)
         for region in committing.marks { markIsDurable(region, since: first) }
         for region in committing.cleans { cleanIsDurable(region, since: first) }
         if !committing.freed.isEmpty {
@@ -380,9 +429,23 @@ extension Space {
         let isLogShorter = unflushedLog.confirm(sequence: journal.confirmedSequence)
         if !committing.isEmpty { engine.frameReleased.fire() }
         if isLogShorter || !committing.isEmpty, !isJournalTight { wake(&roomWaiters) }
+        let hasFreed = !committing.freedSlots.isEmpty
         committing.removeAll()
+        if hasFreed { admitWrites() }
         if journal.usedBlocks * 4 > journal.blockCount { wantCheckpoint() }
         if frames.dirtyCount > dirtyFrameBounds.many { wantCheckpoint() }
+    }
+
+    /// - Parameter first: the first batch of the commit that was just confirmed.
+    private func confirmSlots(since first: UInt64) {
+        for slot in committing.cachedSlots {
+            cache.markDurable(slot)
+            pieces.markDirty(.cacheIndex, slot / UInt32(WriteCache.slotsPerPiece), since: first)
+        }
+        for slot in committing.freedSlots {
+            cache.setFree(slot)
+            pieces.markDirty(.cacheIndex, slot / UInt32(WriteCache.slotsPerPiece), since: first)
+        }
     }
 
     /// - Parameter first: the first batch of the commit that was just confirmed.

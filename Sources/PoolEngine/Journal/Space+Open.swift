@@ -241,6 +241,7 @@ extension Space {
             let committed = try await commitLeftBehind(left)
             records.replaceSubrange(durableCount..., with: committed.map { (next, $0) })
         }
+        try await recoverCache(records)
         overlayValues(records)
         let (lineage, claimed, claimedPieces) = (lineage, groups.records, claimedPieceAddresses)
         try await atHome { pool async throws(PoolError) in
@@ -264,6 +265,7 @@ extension Space {
         guard await commit() else { throw engine.isStopped ? .stopped : .ioError }
         background { await $0.maintain() }
         background { await $0.compactLoop() }
+        if !cache.isEmpty { wantDestage() }
         if isFixed { background { await $0.completeFixed() } }
         if !regions.marked.isEmpty { background { await $0.settleCrashed() } }
         if departed.disks.isEmpty { forgetMissed() }
@@ -283,6 +285,7 @@ extension Space {
             checkpointWanted.fire()
             maintenance.fire()
             compactionWanted.fire()
+            destageWanted.fire()
             await idle.wait()
         }
         // Slow paths of a stopped engine may still unwind, and let go of frames they have pinned.
@@ -302,9 +305,11 @@ extension Space {
     func close() async {
         isClosing = true
         failParked(.shutdown)
+        admitWrites()
         compactionWanted.fire()
         compactionPause.fire()
         while inFlight > 0 || isCompacting || isRepairing, !engine.isStopped { await idle.wait() }
+        await drainCache()
         // The second commit records as clean what the first has covered.
         if await commit(), await commit() {
             // What they freed: an emptied group goes back by a commit of its own.

@@ -28,7 +28,7 @@ extension Space {
     /// slot of each with the batch number it is complete to.
     ///
     /// - Parameter changed: the pages that the journal has changes of.
-    private func readPages(
+    func readPages(
         _ kind: PieceKind, pieceCount: Int, changed: Set<UInt32>,
         _ body: (UInt32, PageImage, UInt64) throws(PoolError) -> Void
     ) async throws(PoolError) {
@@ -156,6 +156,10 @@ extension Space {
         case .dirty, .missed:
             pages = mostGrains / UInt64(DirtyPage.regionsPerPage * Units.grainsPerRegion) + 1
         case .group: pages = UInt64(Self.groupLimit) / UInt64(GroupPage.recordsPerPage) + 1
+        case .cacheIndex: pages = UInt64(Self.cachePieceLimit)
+        case .cache:
+            return Int(entry.index) < Self.cachePieceLimit
+                && DirectoryPage.place(ofSlot: slot).page < directoryPages
         case nil, .root, .journal, .directory, .pins, .heat: return false
         }
         let pieceLimit = pages / UInt64(MetadataPage.pagesPerPiece) + 1
@@ -392,6 +396,11 @@ extension Space {
                 for (block, change) in zip(rewritten.blocks, rewritten.changes) {
                     let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
                     overlayValue(change.new, block: number, sequence)
+                }
+            case .cached(let firstBlock, _, let changes):
+                for (position, change) in changes.enumerated()
+                where change.new != BlockValue.unwritten {
+                    overlayValue(change.new, block: firstBlock + UInt64(position), sequence)
                 }
             case .unmap, .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
                 .pieceReleased, .activation, .missed, .caughtUp:

@@ -16,6 +16,8 @@ import PoolFormat
 ///    meanwhile, this begins anew. Blocks that were overwritten lie in regions that are durably
 ///    dirty, and are settled; these cannot be: where one copy has never had a block, nothing but
 ///    its value tells what is there from bytes that nobody has written.
+///    What the log says lies in the cache is compared in its slots likewise, and is not there where no
+///    copy has it: then the block is what it was before.
 /// 3. The records are written behind the journal's newest batch, and flushed. Nothing that they free
 ///    is free before.
 /// 4. The log begins anew.
@@ -72,13 +74,15 @@ extension Space {
     /// - Returns: the records as they are durable now.
     func commitLeftBehind(_ left: LeftBehind) async throws(PoolError) -> [JournalRecord] {
         var found: [UInt64: UInt32] = [:]
+        var lostSlots: Set<UInt32> = []
         var departuresBefore: UInt64
         repeat {
             departuresBefore = departuresNoted
             try await missLeftBehind(left)
             found = try await findFreshBlocks(left.entries)
+            lostSlots = try await findLostSlots(left.entries)
         } while departuresNoted != departuresBefore
-        let records = found.isEmpty ? left.records : left.records.map { $0.with(found) }
+        let records = left.records.map { $0.with(found).without(lostSlots) }
         // That no disk lacked anything then must not take back what one lacks now.
         let lost = records.dropFirst(left.durableCount).filter {
             departed.disks.isEmpty || !$0.isCaughtUp || Mutant.isActive(.takeBackMissed)
@@ -112,7 +116,7 @@ extension Space {
             case .move(let grain, _), .rewrite(let grain, _, _):
                 lateMissed.insert(DirtyRegions.region(ofGrain: grain))
             case .map, .unmap, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted,
-                .pieceReleased, .activation, .missed, .caughtUp:
+                .pieceReleased, .activation, .missed, .caughtUp, .cached:
                 continue
             }
         }
@@ -149,7 +153,13 @@ extension Space {
         let atOnce = Units.pieceBytes / Units.blockBytes / copies
         for start in stride(from: 0, to: fresh.count, by: atOnce) {
             let some = fresh[start..<min(start + atOnce, fresh.count)]
-            found.merge(try await spread(Array(some), buffer)) { $1 }
+            let placed = some.map { block, values in
+                let (grain, within) = block.quotientAndRemainder(
+                    dividingBy: UInt64(Units.blocksPerGrain))
+                return PlacedBlock(
+                    block: block, values: values, bases: bases(of: Int(within), map[grain]))
+            }
+            found.merge(try await spread(placed, buffer, copies: copies)) { $1 }
         }
         guard await flush(unflushedDevices) else { throw failure }
         return found
@@ -159,14 +169,10 @@ extension Space {
     ///
     /// - Returns: its value, where some copy has it.
     private func spread(
-        _ fresh: [(block: UInt64, values: [UInt32])], _ buffer: Int
+        _ fresh: [PlacedBlock], _ buffer: Int, copies: Int
     ) async throws(PoolError) -> [UInt64: UInt32] {
-        let placed = fresh.map { block, _ in
-            let (grain, within) = block.quotientAndRemainder(
-                dividingBy: UInt64(Units.blocksPerGrain))
-            return bases(of: Int(within), map[grain]).filter { departed.isCurrent($0) }
-        }
-        let slot = { [copies] (position: Int, copy: Int) in
+        let placed = fresh.map { $0.bases.filter { departed.isCurrent($0) } }
+        let slot = { (position: Int, copy: Int) in
             buffer + (position * copies + copy) * Units.blockBytes
         }
         let reads = IOBatch(engine)
@@ -182,7 +188,8 @@ extension Space {
         var statuses = reads.statuses[...]
         let writes = IOBatch(engine)
         var found: [UInt64: UInt32] = [:]
-        for (position, (block, values)) in fresh.enumerated() {
+        for (position, written) in fresh.enumerated() {
+            let (block, values) = (written.block, written.values)
             let held = placed[position].indices.map { copy in
                 statuses.popFirst() == .ok
                     ? blockValue(slot(position, copy), block) : BlockValue.unwritten
@@ -204,6 +211,63 @@ extension Space {
         }
         guard await departuresAreDurable() else { throw failure }
         return found
+    }
+
+    /// A block that a killed process had written, where its copies lie, and the values that it had.
+    private struct PlacedBlock {
+        var block: UInt64
+        var values: [UInt32]
+        var bases: [SlabGroups.Base]
+    }
+
+    /// The slots that the entries name, and no copy of which has what they say. Where one has it, every
+    /// other is given it.
+    private func findLostSlots(
+        _ entries: [RestartLog.Entry]
+    ) async throws(PoolError) -> Set<UInt32> {
+        if Mutant.isActive(.believeCached) { return [] }
+        var written: [(slot: UInt32, block: UInt64, value: UInt32)] = []
+        for entry in entries {
+            guard case .cached(let first, let slot, let changes) = entry.record else { continue }
+            for (position, change) in changes.enumerated()
+            where change.new != BlockValue.unwritten {
+                written.append((slot + UInt32(position), first + UInt64(position), change.new))
+            }
+        }
+        guard !written.isEmpty else { return [] }
+        let buffer = await engine.scratch.take(bytes: Units.pieceBytes)
+        defer { engine.scratch.give(buffer) }
+        var lost: Set<UInt32> = []
+        let atOnce = Units.pieceBytes / Units.blockBytes / cache.copies
+        var start = 0
+        while start < written.count {
+            // A block that was written again lies in another slot: one at a time of each.
+            var (end, blocks): (Int, Set<UInt64>) = (start, [])
+            while end < written.count, end - start < atOnce,
+                blocks.insert(written[end].block).inserted
+            { end += 1 }
+            let some = written[start..<end]
+            let placed = some.map {
+                PlacedBlock(block: $0.block, values: [$0.value], bases: bases(ofSlot: $0.slot))
+            }
+            let found = try await spread(placed, buffer, copies: cache.copies)
+            lost.formUnion(some.filter { found[$0.block] == nil }.map(\.slot))
+            start = end
+        }
+        guard await flush(unflushedDevices) else { throw failure }
+        return lost
+    }
+
+    /// Its cache is not put together yet.
+    private func bases(ofSlot slot: UInt32) -> [SlabGroups.Base] {
+        let (piece, within) = Int(slot).quotientAndRemainder(dividingBy: WriteCache.slotsPerPiece)
+        guard let found = pieces.piece(.cache, UInt32(piece)), found.bases.count == cache.copies
+        else { return [] }
+        return found.bases.map {
+            SlabGroups.Base(
+                device: $0.device, disk: $0.disk,
+                offsetBytes: $0.offsetBytes + UInt64(within * Units.blockBytes))
+        }
     }
 
     /// The blocks that are UNWRITTEN before the entries and not behind them, with every value that
@@ -230,12 +294,13 @@ extension Space {
                 guard grains[grain] != nil else { continue }
                 for (block, change) in zip(rewritten.blocks, rewritten.changes) {
                     let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
-                    let unknown = FreshBlock(isFresh: change.old == BlockValue.unwritten)
+                    // Whatever it was before lay in the cache, if it was not fresh.
+                    let unknown = FreshBlock(isFresh: true)
                     grains[grain, default: [:]][number, default: unknown]
                         .take(change.new, isIntent: false)
                 }
             case .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted, .pieceReleased,
-                .activation, .missed, .caughtUp:
+                .activation, .missed, .caughtUp, .cached:
                 continue
             }
         }
@@ -267,6 +332,17 @@ extension Space {
 extension JournalRecord {
     var isCaughtUp: Bool {
         if case .caughtUp = self { true } else { false }
+    }
+
+    /// The record, of which some slots are not what it says: it names no block there.
+    fileprivate func without(_ lostSlots: Set<UInt32>) -> JournalRecord {
+        guard !lostSlots.isEmpty, case .cached(let first, let slot, var changes) = self else {
+            return self
+        }
+        for position in changes.indices where lostSlots.contains(slot + UInt32(position)) {
+            changes[position].new = BlockValue.unwritten
+        }
+        return .cached(firstBlock: first, slot: slot, changes: changes)
     }
 
     /// The record with another value of some blocks, where it writes them.

@@ -57,6 +57,14 @@ struct UnflushedLog {
         }
     }
 
+    mutating func add(cached changes: [ValueChange], firstBlock: UInt64, slot: UInt32) {
+        unsafe changes.withUnsafeBufferPointer { changes in
+            let isIn = unsafe log?.appendCached(
+                firstBlock: firstBlock, slot: slot, changes: changes)
+            if isIn == false { missedSinceCapture = true }
+        }
+    }
+
     mutating func add(_ record: JournalRecord) {
         if log?.append(record) == false { missedSinceCapture = true }
     }

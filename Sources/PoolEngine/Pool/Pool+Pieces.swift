@@ -70,6 +70,25 @@ extension Pool {
         return nil
     }
 
+    /// A piece of a space's write-back cache: on SSDs, if there are enough, else on any disks; by turns.
+    ///
+    /// - Throws: ``PoolError/noMetadataSpace`` also where fewer disks than copies serve.
+    func grantCachePiece(
+        lineage: Lineage, index: UInt32, copies: Int
+    ) async throws(PoolError) -> DirectoryEntry {
+        let open = disks.filter { $0.takesGrants && $0.unreservedPieceRoom > 0 }
+        let ssds = Set(
+            configuration.disks.lazy.filter { $0.mediaClass == .ssd }.map(\.number))
+        let fast = open.filter { ssds.contains($0.number) }
+        let suited = (fast.count >= copies ? fast : open).map(\.number).sorted()
+        guard suited.count >= copies else { throw .noMetadataSpace }
+        let wanted = (0..<copies).map { suited[(Int(index) + $0) % suited.count] }
+        let granted = try await grantPieces(
+            lineage: lineage, kind: .cache, firstIndex: index, count: 1, disks: wanted)
+        guard let entry = granted.first else { throw .noMetadataSpace }
+        return entry
+    }
+
     /// More copies of a piece, each on a disk of its own.
     ///
     /// - Parameter avoiding: disks that have a copy, or are not to have one.

@@ -22,10 +22,13 @@ extension Pool {
         public var interleaveBytes: UInt32
         public var flags: SpaceFlags
         public var whenFull: WhenFull
+        /// 0: no cache.
+        public var writeCacheBytes: UInt64
 
         public init(
             name: String, sizeBytes: UInt64, resiliency: ResiliencyKind, columns: Int = 0,
-            interleaveBytes: UInt32 = 256 << 10, flags: SpaceFlags = [], whenFull: WhenFull = .wait
+            interleaveBytes: UInt32 = 256 << 10, flags: SpaceFlags = [], whenFull: WhenFull = .wait,
+            writeCacheBytes: UInt64 = 0
         ) {
             self.name = name
             self.sizeBytes = sizeBytes
@@ -34,6 +37,7 @@ extension Pool {
             self.interleaveBytes = interleaveBytes
             self.flags = flags
             self.whenFull = whenFull
+            self.writeCacheBytes = writeCacheBytes
         }
     }
 
@@ -56,7 +60,7 @@ extension Pool {
                 columns: UInt16(parameters.columns),
                 interleaveBytes: parameters.interleaveBytes, flags: parameters.flags,
                 whenFull: parameters.whenFull, readOnlyReason: "", ssdTierBytes: 0,
-                ssdResiliency: 0, writeCacheBytes: 0, root: [], currentCopies: 0, owner: "")
+                ssdResiliency: 0, writeCacheBytes: parameters.writeCacheBytes, root: [], currentCopies: 0, owner: "")
             let copies = max(2, parameters.resiliency.tolerance + 1)
             do throws(PoolError) {
                 record.root = try await Space.format(

@@ -14,6 +14,10 @@ struct ChangeSet {
     var moved: Set<UInt64> = []
     /// Physical grains that are free once this is durable.
     var freed: [GrainMap.Entry] = []
+    /// Slots of the cache that are.
+    var freedSlots: [UInt32] = []
+    /// Slots that this names.
+    var cachedSlots: [UInt32] = []
 
     init(limits: Limits) {
         blocks = PendingTable(capacity: limits.unflushedBlocks)
@@ -24,9 +28,12 @@ struct ChangeSet {
         blocks.isEmpty && grains.isEmpty && records.isEmpty && marks.isEmpty && cleans.isEmpty
     }
 
-    /// An upper bound of what it takes in the journal. A run of one block takes 24 bytes.
+    /// What a run of one block takes, in the cache.
+    static let blockBytes = 32
+
+    /// An upper bound of what it takes in the journal.
     var journalBytes: Int {
-        blocks.count * 24 + grains.count * 80 + records.count * 1200
+        blocks.count * Self.blockBytes + grains.count * 80 + records.count * 1200
             + (marks.count + cleans.count) * 16
     }
 
@@ -38,6 +45,8 @@ struct ChangeSet {
         cleans.removeAll(keepingCapacity: true)
         moved.removeAll(keepingCapacity: true)
         freed.removeAll(keepingCapacity: true)
+        freedSlots.removeAll(keepingCapacity: true)
+        cachedSlots.removeAll(keepingCapacity: true)
     }
 }
 

@@ -69,6 +69,11 @@ struct RequestRecord {
     var isOverwrite = false
     /// It has its whole grain to itself, whichever blocks it touches.
     var isExclusive = false
+    /// Its blocks go to slots of the write-back cache, or are read there; and it has the slots.
+    var isCached = false
+    var hasSlots = false
+    /// Which of the two rounds of writes to the cache it belongs to.
+    var cacheRound = 0
     /// A write that has been sent, and whose values are not taken yet.
     var isAtDevices = false
     /// The copy a read uses.
@@ -123,6 +128,8 @@ final class RequestTable: @unchecked Sendable {
     private let records: UnsafeMutablePointer<RequestRecord>
     /// 256 block values for each request: computed before a write, expected by a read.
     private let values: UnsafeMutablePointer<UInt32>
+    /// 256 slots of the cache for each request.
+    private let slots: UnsafeMutablePointer<UInt32>
     private let free: UnsafeMutablePointer<UInt32>
     private var freeCount: Int
 
@@ -132,6 +139,8 @@ final class RequestTable: @unchecked Sendable {
         unsafe records.initialize(repeating: RequestRecord(), count: capacity)
         unsafe values = .allocate(capacity: capacity * Units.blocksPerGrain)
         unsafe values.initialize(repeating: 0, count: capacity * Units.blocksPerGrain)
+        unsafe slots = .allocate(capacity: capacity * Units.blocksPerGrain)
+        unsafe slots.initialize(repeating: 0, count: capacity * Units.blocksPerGrain)
         unsafe free = .allocate(capacity: capacity)
         for index in 0..<capacity { unsafe free[index] = UInt32(capacity - 1 - index) }
         freeCount = capacity
@@ -140,6 +149,7 @@ final class RequestTable: @unchecked Sendable {
     deinit {
         unsafe records.deallocate()
         unsafe values.deallocate()
+        unsafe slots.deallocate()
         unsafe free.deallocate()
     }
 
@@ -194,6 +204,18 @@ final class RequestTable: @unchecked Sendable {
         precondition(block < Units.blocksPerGrain && Int(index.rawValue) < capacity)
         unsafe values[Int(index.rawValue) * Units.blocksPerGrain + block] = value
     }
+
+    @inline(__always)
+    func slot(_ index: RequestIndex, _ block: Int) -> UInt32 {
+        precondition(block < Units.blocksPerGrain && Int(index.rawValue) < capacity)
+        return unsafe slots[Int(index.rawValue) * Units.blocksPerGrain + block]
+    }
+
+    @inline(__always)
+    func setSlot(_ index: RequestIndex, _ block: Int, _ slot: UInt32) {
+        precondition(block < Units.blocksPerGrain && Int(index.rawValue) < capacity)
+        unsafe slots[Int(index.rawValue) * Units.blocksPerGrain + block] = slot
+    }
 }
 
 /// Orders overlapping requests: the first to come goes first, before anything fans out, or the
@@ -201,7 +223,7 @@ final class RequestTable: @unchecked Sendable {
 ///
 /// Requests of grains that share a bucket hang in one chain, oldest first; only those of the same
 /// grain with a common block, at least one of them writing, wait for each other. What writes to a
-/// parity grain writes all of it anew, and has all its blocks in common with everybody.
+/// parity's stripe writes all of it anew, and has all its blocks in common with everybody.
 @safe
 final class RangeLocks: @unchecked Sendable {
     private let table: RequestTable

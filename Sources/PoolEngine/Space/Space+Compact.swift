@@ -206,6 +206,11 @@ extension Space {
     ) async -> Move {
         guard await isReadyToCopy(grain, mayGoOn) else { return mayGoOn() ? .failed : .stopped }
         guard var held = await hold(grain, mayGoOn) else { return .stopped }
+        if cache.has(grain: grain) {
+            letGo(held)
+            // It lies elsewhere then.
+            return await destage(grain: grain) == .unreadable ? .failed : mayGoOn() ? .stale : .stopped
+        }
         let source = map[grain]
         guard source.isMapped, source.group == victim, moving[grain] == nil,
             let values = valuesInMemory(grain)

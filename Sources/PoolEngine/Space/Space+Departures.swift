@@ -103,12 +103,15 @@ extension Space {
         let blocksPerGrain = UInt64(Units.blocksPerGrain)
         for keys in [pending.blocks.keys, committing.blocks.keys] {
             for key in keys where key != PendingTable.removed {
+                // A block in the cache is no part of a stripe.
+                if cache.slot(ofBlock: key) != nil { continue }
                 let block = Int(key % blocksPerGrain)
                 missed.insert(
                     grain: key / blocksPerGrain, MissedBlocks.Mask(block..<block + 1))
             }
         }
         table.forEachAtDevices(ofSpace: handle.index) { request in
+            if table[request].isCached { return }
             missed.insert(
                 grain: table[request].grain, MissedBlocks.Mask(table[request].blocks))
         }
@@ -192,6 +195,8 @@ extension Space {
             }
             if isLost { return false }
         }
+        // Where they lie is what the commit says, whatever has been destaged since.
+        if !committing.cachedSlots.allSatisfy(isCovered(slot:)) { return false }
         for key in committing.blocks.keys where key != PendingTable.removed {
             let grain = key / UInt64(Units.blocksPerGrain)
             guard map[grain].isMapped else { continue }

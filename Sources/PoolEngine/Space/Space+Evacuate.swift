@@ -163,7 +163,7 @@ extension Space {
     }
 
     /// Another group, unless there is room by now.
-    private func makeRoom(unless hasRoom: (Space) -> Bool) async -> RepairOutcome {
+    func makeRoom(unless hasRoom: (Space) -> Bool) async -> RepairOutcome {
         await groupLock.acquire(engine)
         defer { groupLock.release() }
         if hasRoom(self) { return .done }

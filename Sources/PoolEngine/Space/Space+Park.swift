@@ -77,6 +77,7 @@ extension Space {
                 cookie: record.cookie, parent: record.parent, deadlineNs: deadline))
         engine.locks.leave(request, runnable: &engine.runnable)
         giveScratch(request)
+        returnSlots(request)
         table.give(request)
         if !isWatchingParked {
             isWatchingParked = true
@@ -133,8 +134,9 @@ extension Space {
             table[index].cookie = write.cookie
             table[index].parent = write.parent
             table[index].parkDeadlineNs = write.deadlineNs
+            setExclusive(index)
             setRange(index, write.offsetBytes, write.lengthBytes)
-            enter(index)
+            write.kind == .write ? enterWrite(index) : enter(index)
         }
     }
 

@@ -18,7 +18,9 @@ extension Space {
 
     /// Writes are allowed, and what this one will leave to be made durable is within the bounds.
     func hasRoom(_ request: RequestIndex) -> Bool {
-        let blocks = Int(table[request].blockCount)
+        // A stripe that is written anew may take all of its grain out of the cache.
+        let isStripe = isParity && !table[request].isCached
+        let blocks = isStripe ? Units.blocksPerGrain : Int(table[request].blockCount)
         let bound = engine.limits.unflushedBlocks
         let unflushed =
             pending.blocks.count + 2 * pending.grains.count + freshMissed.count + reservedBlocks
@@ -37,8 +39,13 @@ extension Space {
     /// What the request's values take in the log.
     func loggedBytes(_ request: RequestIndex) -> Int {
         let blocks = Int(table[request].blockCount)
+        if table[request].isCached {
+            return RestartLog.cachedEntriesBytes(
+                runs: min(blocks, Self.mostSlotRuns), blocks: blocks)
+        }
+        // What lies in the cache of a grain that is written anew is among its blocks.
         return isParity
-            ? RestartLog.rewriteEntryBytes(blocks: blocks)
+            ? RestartLog.rewriteEntryBytes(blocks: Units.blocksPerGrain)
             : RestartLog.valuesEntryBytes(blocks: blocks)
     }
 

@@ -17,6 +17,7 @@ extension Space {
             zeroBlocks(request, 0..<Int(table[request].blockCount))
             return finish(request, .ok)
         }
+        if isParity, readsCache(request) { return }
         guard let copy = readableCopy(request, entry) else {
             table[request].state = .detour
             return background { await $0.readBlockByBlock(request) }
@@ -62,6 +63,7 @@ extension Space {
         noteAnswered(request)
         if !table[request].deviceFailed, allMatch(request) { return finish(request, .ok) }
         table[request].state = .detour
+        if table[request].isCached { return background { await $0.readMixed(request) } }
         background { await $0.readBlockByBlock(request) }
     }
 

@@ -126,12 +126,14 @@ extension Space {
 
     /// No grain that the piece describes is mapped, or about to be.
     private func isUnused(_ kind: PieceKind, _ index: UInt32) -> Bool {
+        if kind == .cache { return !cache.has(piece: index) }
         let pages = pages(ofPiece: index)
         let perPage: UInt64
         switch kind {
         case .map: perPage = UInt64(MapPage.entriesPerPage)
         case .checksum: perPage = UInt64(ChecksumPage.grainsPerPage)
-        case .root, .journal, .directory, .group, .dirty, .missed, .pins, .heat: return false
+        case .root, .journal, .directory, .group, .dirty, .missed, .pins, .heat, .cache, .cacheIndex:
+            return false
         }
         let first = UInt64(pages.lowerBound) * perPage
         let end = min(UInt64(pages.upperBound) * perPage, UInt64(map.grainCount))
@@ -161,6 +163,7 @@ extension Space {
     }
 
     private func forgetPages(_ kind: PieceKind, _ index: UInt32) {
+        if kind == .cache { return }
         for page in pages(ofPiece: index) {
             pieces.markClean(kind, page)
             guard kind == .checksum, Int(page) < pageFrames.count else { continue }

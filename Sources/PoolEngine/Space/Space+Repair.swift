@@ -53,6 +53,9 @@ extension Space {
     func lacksRedundancy(_ plan: RepairPlan) -> Bool {
         groups.records.contains { isDegraded($0, plan) }
             || allPieceCopies.contains { needsCopies($0, plan) }
+            || cache.pieceNumbers.contains { piece in
+                cache.bases(ofPiece: piece).contains { plan.givenUp.contains($0.disk) }
+            }
     }
 
     /// What the slabs that are lacking hold.
@@ -86,8 +89,9 @@ extension Space {
         for page in overlay.pageNumbers { try? await loadValues(page: page) }
         // What cannot be read of the one keeps nothing of the other from having its copies.
         let metadata = await repairMetadata(plan)
+        let isCacheEmptied = await emptyCache(on: plan.givenUp)
         let data = await repairData(plan)
-        return metadata.and(data)
+        return metadata.and(data).and(isCacheEmptied ? .done : .failed)
     }
 
     /// One repair or move of a group at a time, in order of arrival.

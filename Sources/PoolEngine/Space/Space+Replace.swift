@@ -172,6 +172,7 @@ extension Space {
     private func isWritten(_ id: UInt32) -> Bool {
         var isWritten = false
         table.forEachAtDevices(ofSpace: handle.index) { request in
+            if table[request].isCached { return }
             if map[table[request].grain].group == id { isWritten = true }
         }
         return isWritten
@@ -268,7 +269,7 @@ extension Space {
             defer { letGo(held) }
             let entry = map[grain]
             guard entry.isMapped, entry.group == id else { return true }
-            guard let values = valuesInMemory(grain) else { continue }
+            guard let values = stripeValues(grain) else { continue }
             let buffer = await engine.scratch.take(bytes: Units.grainBytes)
             defer { engine.scratch.give(buffer) }
             let wanted = groups.blocks(of: entry, inColumnOf: position)
@@ -338,7 +339,7 @@ extension Space {
             defer { letGo(held) }
             // Moved, or trimmed: whatever took its place is written everywhere.
             guard map[grain] == entry, groups.isReplacing(entry) else { return true }
-            guard let values = valuesInMemory(grain) else {
+            guard let values = stripeValues(grain) else {
                 guard await loadsValues(grain) else { return false }
                 continue
             }

@@ -18,7 +18,7 @@ extension Space {
             table[index].state = .committing
             waitForCommit(index)
         case .read: enter(take(.read, request))
-        case .write: enter(take(.write, request))
+        case .write: enterWrite(take(.write, request))
         case .trim: enterRange(take(.trim, request))
         case .writeZeroes:
             enterRange(take(request.flags.contains(.noHole) ? .zero : .trim, request))
@@ -112,7 +112,11 @@ extension Space {
         guard table[request].legsOutstanding == 0 else { return }
         switch table[request].state {
         case .transferring:
-            table[request].kind == .read ? finishRead(request) : finishWrite(request)
+            if table[request].kind == .read {
+                finishRead(request)
+            } else {
+                table[request].isCached ? finishCachedWrite(request) : finishWrite(request)
+            }
         case .lingering: endLingering(request)
         case .queued, .preparing, .parked, .detour, .committing:
             preconditionFailure("a leg of a request that has none")
@@ -127,6 +131,7 @@ extension Space {
     ) {
         engine.locks.leave(request, runnable: &engine.runnable)
         giveScratch(request)
+        returnSlots(request)
         if table[request].parent != .none {
             finishChild(request, status)
         } else if status == .ok && table[request].isFUA && table[request].writes {

@@ -30,6 +30,7 @@ extension Space {
         groups.find(number, on: device)
         journal.find(number, on: device)
         pieces.find(number, on: device)
+        cache.find(number, on: device)
         rootCopies = rootCopies.found(number, on: device)
         // What is told by different shards may come in any order.
         if departing.contains(number) { comingBack.insert(number) } else { beginReturn(number) }
@@ -54,7 +55,9 @@ extension Space {
     }
 
     private func makeEqual(_ number: DiskNumber, _ attempt: Int) async {
-        guard await copyPages(to: number), await copyJournal(to: number) else { return }
+        guard await copyPages(to: number), await copyJournal(to: number),
+            await destageMissed(by: number, { self.isReturning(number, attempt) })
+        else { return }
         repeat {
             guard await copyMissed(to: number), let copied = copiedGrains(number) else { return }
             if !Mutant.isActive(.caughtUpUnflushed) { guard await commit() else { return } }
@@ -273,7 +276,7 @@ extension Space {
     private func copyHeld(_ grain: UInt64, to number: DiskNumber) async -> Copied {
         let entry = map[grain]
         guard entry.isMapped else { return .done }
-        guard let values = valuesInMemory(grain) else { return .again }
+        guard let values = stripeValues(grain) else { return .again }
         guard let index = departed.index(of: number),
             let missed = departed[index].missed.mask(ofGrain: grain)
         else { return .done }

@@ -33,13 +33,15 @@ extension Space {
             guard await isReadyToCopy(grain, { self.mayRepair }) else {
                 return mayRepair ? ScrubFindings() : nil
             }
+            // What lies in the cache is compared with its values, and goes to its stripe.
+            if cache.has(grain: grain) { _ = await destage(grain: grain) }
             guard let held = await hold(grain, { self.mayRepair }) else { return nil }
             let entry = map[grain]
             guard entry.isMapped, !regions.acceptsMismatch(grain) else {
                 letGo(held)
                 return ScrubFindings()
             }
-            guard let values = valuesInMemory(grain) else {
+            guard let values = stripeValues(grain) else {
                 letGo(held)
                 continue
             }

@@ -101,12 +101,15 @@ extension Space {
         return found
     }
 
-    /// What a request asks for; its blocks' values are in its record.
+    /// What a request asks for of the stripe; its blocks' values are in its record.
     func readStripe(_ request: RequestIndex, _ entry: GrainMap.Entry) async -> RequestStatus {
         let (grain, first) = (table[request].grain, Int(table[request].firstBlock))
         var values = valuesOrUnknown(grain)
         var wanted: [Int] = []
+        let isCached = cache.has(grain: grain)
         for position in 0..<Int(table[request].blockCount) {
+            let number = grain * UInt64(Units.blocksPerGrain) + UInt64(first + position)
+            if isCached, cache.slot(ofBlock: number) != nil { continue }
             values[first + position] = table.value(request, position)
             if values[first + position] == BlockValue.unwritten {
                 zeroBlocks(request, position..<position + 1)
@@ -122,15 +125,19 @@ extension Space {
     func readStripeBlock(
         _ grain: UInt64, _ entry: GrainMap.Entry, _ block: Int, value: UInt32, into target: Int
     ) async -> Bool {
+        let number = grain * UInt64(Units.blocksPerGrain) + UInt64(block)
+        if let slot = cache.slot(ofBlock: number) {
+            return await readSlot(slot, block: number, value: value, into: target)
+        }
         var values = valuesOrUnknown(grain)
         values[block] = value
         let origin = target - block * Units.blockBytes
         return await readStripe(grain, entry, [block], values, at: origin)?.count == 1
     }
 
-    /// Without its page in memory a block is like one that has no value: it is not known to be wrong.
+    /// Of what lies in the stripe. Without its page in memory a block is like one that has no value: it is not known to be wrong.
     private func valuesOrUnknown(_ grain: UInt64) -> [UInt32] {
-        valuesInMemory(grain)
+        stripeValues(grain)
             ?? Array(repeating: BlockValue.unwritten, count: Units.blocksPerGrain)
     }
 

@@ -27,6 +27,7 @@ extension Space {
     var relocationReserve: Int { Mutant.isActive(.takeLastStripe) ? 0 : groups.reserve }
 
     func prepareStripeWrite(_ request: RequestIndex) {
+        if table[request].isCached { return prepareCachedWrite(request) }
         guard readOnlyReason == nil else { return finish(request, .ioError) }
         guard departing.isEmpty else { return park(request, on: &departureWaiters) }
         let grain = table[request].grain
@@ -38,7 +39,7 @@ extension Space {
         table[request].frame = frame
         frames[frame].pins += 1
         stripesUnderWay += 1
-        reservedBlocks += Int(table[request].blockCount)
+        reservedBlocks += Units.blocksPerGrain
         unflushedLog.reserve(loggedBytes(request))
         // From here on the free grain is somebody's, whichever slabs its group has.
         let work = beginPlacedWork()
@@ -73,10 +74,10 @@ extension Space {
         stripesUnderWay -= 1
         frames[frame].pins -= 1
         engine.frameReleased.fire()
-        reservedBlocks -= Int(table[request].blockCount)
+        reservedBlocks -= Units.blocksPerGrain
         unflushedLog.unreserve(loggedBytes(request))
         if !grainWaiters.isEmpty { wantCommit() }
-        if !roomWaiters.isEmpty { pending.isEmpty ? wake(&roomWaiters) : wantCommit() }
+        tellRoomWaiters()
     }
 
     /// Steps 2 to 5.
@@ -108,7 +109,7 @@ extension Space {
     }
 
     /// A free grain that nothing names.
-    private func giveUpStripe(_ target: GrainMap.Entry) {
+    func giveUpStripe(_ target: GrainMap.Entry) {
         guard !engine.isStopped, groups[target.group] != nil else { return }
         groups.release(target)
         wake(&grainWaiters)
@@ -125,29 +126,48 @@ extension Space {
         let values = (0..<Units.blocksPerGrain).map {
             ChecksumPage.value(image, grain: grain, block: $0)
         }
-        let kept = values.indices.filter {
-            !blocks.contains($0) && values[$0] != BlockValue.unwritten
-        }
-        unsafe arena.bytes(buffer, Units.grainBytes)
-            .initializeMemory(as: UInt8.self, repeating: 0)
-        if !kept.isEmpty {
-            let entry = map[grain]
-            guard let right = await readStripe(grain, entry, kept, values, at: buffer) else {
-                return false
-            }
-            if right.count < kept.count {
-                // What is lost stays so: its value goes with it, which no zeros have. What is only away
-                // may come back.
-                guard hasChecksums, departed.isEmpty else { return false }
-                for block in Set(kept).subtracting(right) {
-                    unsafe arena.bytes(buffer + block * Units.blockBytes, Units.blockBytes)
-                        .initializeMemory(as: UInt8.self, repeating: 0)
-                }
-            }
-        }
+        guard await gather(grain, values, except: blocks, into: buffer) else { return false }
         let bytes = blocks.count * Units.blockBytes
         unsafe arena.bytes(buffer + blocks.lowerBound * Units.blockBytes, bytes).copyMemory(
             from: UnsafeRawBufferPointer(arena.bytes(table[request].bufferOffset, bytes)))
+        return true
+    }
+
+    /// What is there of a grain that is held, but for some blocks: from its stripe, and from the cache.
+    /// UNWRITTEN blocks become zeros.
+    func gather(
+        _ grain: UInt64, _ values: [UInt32], except written: Range<Int>, into buffer: Int
+    ) async -> Bool {
+        let cached = Mutant.isActive(.rewriteIgnoresCache)
+            ? [] : cache.slots(ofGrain: grain).filter { !written.contains($0.block) }
+        let below = withoutCached(values, grain)
+        let kept = below.indices.filter {
+            !written.contains($0) && below[$0] != BlockValue.unwritten
+        }
+        unsafe arena.bytes(buffer, Units.grainBytes)
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        var right: Set<Int> = []
+        if !kept.isEmpty {
+            guard let read = await readStripe(grain, map[grain], kept, below, at: buffer) else {
+                return false
+            }
+            right.formUnion(read)
+        }
+        if !cached.isEmpty {
+            guard let read = await readCached(grain, cached, values, at: buffer) else {
+                return false
+            }
+            right.formUnion(read)
+        }
+        let lost = Set(kept).union(cached.map(\.block)).subtracting(right)
+        if lost.isEmpty { return true }
+        // What is lost stays so: its value goes with it, which no zeros have. What is only away may
+        // come back.
+        guard hasChecksums, departed.isEmpty else { return false }
+        for block in lost {
+            unsafe arena.bytes(buffer + block * Units.blockBytes, Units.blockBytes)
+                .initializeMemory(as: UInt8.self, repeating: 0)
+        }
         return true
     }
 
@@ -233,7 +253,13 @@ extension Space {
                 }
             }
         }
-        let rows = (0..<count).filter(isThere)
+        // Of rows without a valid block there is nothing to lose: maybe they were never written.
+        let valid = (0..<count).filter { row in
+            image.columns(ofRow: row).contains {
+                values[image.block($0, row)] != BlockValue.unwritten
+            }
+        }
+        let rows = valid.filter(isThere)
         if column >= shape.columns {
             for run in Self.runs(of: rows) { image.encode(run, in: arena) }
         }
@@ -249,9 +275,9 @@ extension Space {
             return .failed
         }
         counters.resyncedBlocks += UInt64(rows.count)
-        guard rows.count < count else { return .done }
+        guard rows.count < valid.count else { return .done }
         let isLost = column < shape.columns
-        if isLost { counters.lostBlocks += UInt64(count - rows.count) }
+        if isLost { counters.lostBlocks += UInt64(valid.count - rows.count) }
         return .incomplete
     }
 
@@ -269,12 +295,16 @@ extension Space {
             return takeValues(request, frame)
         }
         changeStripe(grain, to: target)
+        let (first, blocks) = (Int(table[request].firstBlock), table[request].blocks)
+        let folded = foldCached(grain, frame, except: blocks)
         var rewritten = RewrittenBlocks()
-        for (position, block) in table[request].blocks.enumerated() {
+        rewritten.append(folded, where: { $0 < first })
+        for (position, block) in blocks.enumerated() {
             let new = table.value(request, position)
             let old = changeValue(grain, block, new, frame)
             rewritten.append(block, ValueChange(old: old, new: new))
         }
+        rewritten.append(folded, where: { $0 > first })
         unflushedLog.add(.rewrite(grain: grain, entry: target.durable, rewritten))
         free(source)
     }

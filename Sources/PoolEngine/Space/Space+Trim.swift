@@ -43,6 +43,7 @@ extension Space {
         table[index].bufferOffset = -1
         setExclusive(index)
         setRange(index, start, UInt32(end - start))
+        if kind == .zeroEdge { setAsideIfRoom(index) }
         return index
     }
 
@@ -99,6 +100,9 @@ extension Space {
             runChanges.append(ValueChange(old: value, new: BlockValue.unwritten))
             if value == BlockValue.unwritten { continue }
             changeValue(grain, block, BlockValue.unwritten, frame)
+            if !Mutant.isActive(.trimKeepsCached) {
+                uncache(block: grain * UInt64(Units.blocksPerGrain) + UInt64(block))
+            }
             isChanged = true
         }
         guard isChanged else { return }
@@ -113,6 +117,7 @@ extension Space {
         for block in 0..<UInt64(Units.blocksPerGrain) where pending.blocks.remove(first + block) {
             frames[frame].unflushed -= 1
         }
+        uncache(grain: grain)
         changeMap(grain, to: .unmapped)
         unflushedLog.add(.unmap(grain: grain))
         emptiedPieces.insert(Self.checksumPiece(ofGrain: grain))

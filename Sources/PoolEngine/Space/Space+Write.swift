@@ -99,6 +99,7 @@ extension Space {
         if Mutant.isActive(.ignoreFailedWrite), !isRead { return }
         table[request].deviceFailed = true
         guard table[request].state == .transferring else { return }
+        if table[request].isCached { return noteFailedSlotLeg(request, leg: leg) }
         let copy = Int(table[request].copy)
         var position = 0
         forEachLeg(
@@ -126,11 +127,13 @@ extension Space {
             if departed.takesData(base) { unflushedDevices.insert(base.device) }
         }
         takeValues(request, frame)
-        if !roomWaiters.isEmpty {
-            // What it reserved is pending now, or nothing had to be recorded and there is room.
-            pending.isEmpty ? wake(&roomWaiters) : wantCommit()
-        }
+        tellRoomWaiters()
         finish(request, .ok)
+    }
+
+    /// What a write had reserved is pending now, or nothing had to be recorded and there is room.
+    func tellRoomWaiters() {
+        if !roomWaiters.isEmpty { pending.isEmpty ? wake(&roomWaiters) : wantCommit() }
     }
 
     private func leaveDevices(_ request: RequestIndex) {

@@ -126,6 +126,22 @@ public final class Space: @unchecked Sendable {
     /// One group is emptied at a time.
     let emptyingLock: AsyncLock
     var nextFlush: FlushRound?
+    /// The write-back cache, and what waits for room in it: outside, holding nothing.
+    var cache: WriteCache
+    var cacheQueue: [RequestIndex] = []
+    /// Until then writes go to their stripes: the cache has no room, and cannot have any.
+    var noCacheBeforeNs: UInt64 = 0
+    var isGrowingCache = false
+    var isReleasingCache = false
+    var isDestaging = false
+    /// Grains that are being destaged, and those that could not be, until it is tried again.
+    var destaging: Set<UInt64> = []
+    var destageRetriesNs: [UInt64: UInt64] = [:]
+    let destageWanted: Signal
+    /// Writes to the cache at the devices, by how many disks had come back when they began.
+    var cachedWritesUnderWay: [Int: Int] = [:]
+    var cacheRound = 0
+    let cachedWritesEnded: Signal
     /// Held by each commit, and by whoever needs the journal to stand still.
     let commitLock: AsyncLock
     let idle: Signal
@@ -235,6 +251,7 @@ public final class Space: @unchecked Sendable {
         interleaveBytes = record.interleaveBytes
         hasChecksums = !record.flags.contains(.noChecksums)
         isFixed = record.flags.contains(.fixed)
+        cache = WriteCache(copies: record.resiliency.tolerance + 1)
         groups.reserve = record.resiliency.isParity ? 1 : 0
         self.root = root
         rootAddresses = record.root
@@ -261,6 +278,8 @@ public final class Space: @unchecked Sendable {
         flushLock = AsyncLock(engine)
         emptyingLock = AsyncLock(engine)
         commitLock = AsyncLock(engine)
+        destageWanted = Signal(engine)
+        cachedWritesEnded = Signal(engine)
         idle = Signal(engine)
         maintenance = Signal(engine)
         valuesLoaded = Signal(engine)
@@ -271,6 +290,7 @@ public final class Space: @unchecked Sendable {
         compactionPause = Signal(engine)
         released = Signal(engine)
         holdGranted = Signal(engine)
+        setCache(sizeBytes: record.writeCacheBytes)
         if record.flags.contains(.readOnly) {
             readOnlyReason = record.readOnlyReason.isEmpty ? "read-only" : record.readOnlyReason
         }
@@ -316,6 +336,8 @@ public final class Space: @unchecked Sendable {
         departureSettled.fire()
         engine.frameReleased.fire()
         retryParked()
+        admitWrites()
+        destageWanted.fire()
         commitWanted.fire()
     }
 }
@@ -329,6 +351,7 @@ extension Space {
             ("grain", grainWaiters.count), ("mark", markWaiters.count),
             ("a departure", departureWaiters.count), ("a slab", replacementWaiters.count),
             ("room", roomWaiters.count), ("the pool's room", parked.count),
+            ("the cache", cacheQueue.count),
             ("commit", flushWaiters.count + capturedWaiters.count),
         ]
         let parts = lists.filter { $0.1 > 0 }.map { "\($0.1) for \($0.0)" }
@@ -347,6 +370,9 @@ public struct SpaceCounters: Sendable {
     public var commits: UInt64 = 0
     public var checkpointedPages: UInt64 = 0
     public var settledBlocks: UInt64 = 0
+    /// What has gone from the write-back cache to stripes.
+    public var destagedGrains: UInt64 = 0
+    public var destagedBlocks: UInt64 = 0
     public var repairedReads: UInt64 = 0
     /// Reads that were tried on another copy because they took too long.
     public var hedgedReads: UInt64 = 0
