@@ -24,6 +24,9 @@ public struct SpaceExplanation: Hashable, ControlMessage {
     /// Fault domains of more than one disk, or by tag.
     public var domains: [DomainPlace]
     public var repairs: [JobStatus]
+    /// What its write cache may hold, and what lies there.
+    public var writeCacheBytes: UInt64
+    public var writeCacheDirtyBytes: UInt64
 
     /// Some thousands of groups are some TiB, and some MiB of JSON.
     public static let maximumGroups = 10_000
@@ -128,7 +131,8 @@ public struct SpaceExplanation: Hashable, ControlMessage {
         name: String, pool: String, resiliency: Resiliency, health: Health, reason: String,
         action: String, mayFail: String, groups: [GroupPlace], groupsOmitted: Int,
         widths: [Width], placements: [Placement], metadataDisks: [String], disks: [DiskPlace],
-        domains: [DomainPlace], repairs: [JobStatus] = []
+        domains: [DomainPlace], repairs: [JobStatus] = [], writeCacheBytes: UInt64 = 0,
+        writeCacheDirtyBytes: UInt64 = 0
     ) {
         self.name = name
         self.pool = pool
@@ -145,6 +149,8 @@ public struct SpaceExplanation: Hashable, ControlMessage {
         self.disks = disks
         self.domains = domains
         self.repairs = repairs
+        self.writeCacheBytes = writeCacheBytes
+        self.writeCacheDirtyBytes = writeCacheDirtyBytes
     }
 
     /// `0-3,7`: ascending ids, runs folded, at most `limit` parts and then `...`.

@@ -125,6 +125,8 @@ public struct SpaceStatus: Hashable, ControlMessage {
     public var whenFull: WhenFullPolicy
     public var writeCacheBytes: UInt64
     public var writeCacheDirtyBytes: UInt64
+    /// What went from the cache to its stripes, over the last seconds.
+    public var writeCacheDestageBytesPerSecond: UInt64
     public var tiers: [TierStatus]
     /// Writes that wait for the pool to have room.
     public var waitingWrites: Int
@@ -138,7 +140,8 @@ public struct SpaceStatus: Hashable, ControlMessage {
         provisioning: Provisioning, health: Health, reason: String, action: String,
         allocatedBytes: UInt64, mappedBytes: UInt64, columns: Int, interleaveBytes: UInt64,
         checksums: Bool, whenFull: WhenFullPolicy, writeCacheBytes: UInt64 = 0,
-        writeCacheDirtyBytes: UInt64 = 0, tiers: [TierStatus], waitingWrites: Int = 0,
+        writeCacheDirtyBytes: UInt64 = 0, writeCacheDestageBytesPerSecond: UInt64 = 0,
+        tiers: [TierStatus], waitingWrites: Int = 0,
         connections: Int, owner: String, epoch: UInt64
     ) {
         self.name = name
@@ -157,6 +160,7 @@ public struct SpaceStatus: Hashable, ControlMessage {
         self.whenFull = whenFull
         self.writeCacheBytes = writeCacheBytes
         self.writeCacheDirtyBytes = writeCacheDirtyBytes
+        self.writeCacheDestageBytesPerSecond = writeCacheDestageBytesPerSecond
         self.tiers = tiers
         self.waitingWrites = waitingWrites
         self.connections = connections

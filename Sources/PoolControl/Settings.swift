@@ -40,6 +40,7 @@ public enum DiskKey: String, Hashable, Sendable, CaseIterable {
 /// What `space set` takes.
 public enum SpaceKey: String, Hashable, Sendable, CaseIterable {
     case whenFull = "when_full"
+    case writeCache = "write-cache"
     case name
 }
 

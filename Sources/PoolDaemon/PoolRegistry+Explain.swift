@@ -52,7 +52,8 @@ struct SpaceExplainer {
             metadataDisks: Set(explanation.metadata.flatMap { $0 }).sorted().map(Self.name),
             disks: explanation.places.map { disk($0, losses, status.resiliency) },
             domains: domains(losses, status.resiliency),
-            repairs: repairs(status.pool, losses))
+            repairs: repairs(status.pool, losses), writeCacheBytes: status.writeCacheBytes,
+            writeCacheDirtyBytes: status.writeCacheDirtyBytes)
     }
 
     /// What is under way and moves or mends something of it: of all the pool, or of a disk with a

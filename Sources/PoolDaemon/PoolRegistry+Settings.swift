@@ -85,6 +85,12 @@ extension PoolRegistry {
             case .whenFull:
                 change.whenFull = try SettingText.word(value, of: "when_full", as: WhenFullPolicy.self)
                     .whenFull
+            case .writeCache:
+                guard let bytes = try? SizeText.parse(value) else {
+                    throw SettingText.bad(
+                        key.rawValue, value, "use a size such as 256M or 1G, or 0 for none")
+                }
+                change.writeCacheBytes = bytes
             case .name:
                 try NameRules.check(value, "space")
                 change.name = value

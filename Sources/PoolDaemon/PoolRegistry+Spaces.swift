@@ -30,9 +30,6 @@ extension PoolRegistry {
         if request.ssdTierBytes != nil || request.ssdResiliency != nil {
             throw notInThisVersion("tiers are", "leave --ssd-tier and --ssd-resiliency out")
         }
-        if request.writeCacheBytes ?? 0 != 0 {
-            throw notInThisVersion("a write cache is", "leave --write-cache out")
-        }
         let resiliency: ResiliencyKind =
             switch request.resiliency {
             case .simple: .simple
@@ -60,7 +57,7 @@ extension PoolRegistry {
         return Pool.SpaceParameters(
             name: request.name, sizeBytes: request.sizeBytes, resiliency: resiliency,
             columns: columns, interleaveBytes: interleave, flags: flags,
-            whenFull: request.whenFull.whenFull)
+            whenFull: request.whenFull.whenFull, writeCacheBytes: request.writeCacheBytes)
     }
 
     private static func notInThisVersion(_ what: String, _ hint: String) -> ControlFailure {

@@ -150,7 +150,9 @@ struct PoolSnapshot: Sendable {
             mappedBytes: space.mappedBytes, columns: space.columns,
             interleaveBytes: UInt64(space.interleaveBytes),
             checksums: !space.flags.contains(.noChecksums),
-            whenFull: WhenFullPolicy(space.whenFull),
+            whenFull: WhenFullPolicy(space.whenFull), writeCacheBytes: space.writeCacheBytes,
+            writeCacheDirtyBytes: space.writeCacheDirtyBytes,
+            writeCacheDestageBytesPerSecond: space.destageBytesPerSecond,
             tiers: Media.allCases.compactMap { media in
                 slabs[index][media].map { count in
                     TierStatus(

@@ -14,6 +14,12 @@ extension Reports {
         if space.resiliency.isParity, !space.widths.isEmpty {
             lines += field("stripes", stripes(space.widths))
         }
+        if space.writeCacheBytes > 0 {
+            lines += field(
+                "cache",
+                "\(SizeText.format(space.writeCacheBytes)), "
+                    + "\(SizeText.format(space.writeCacheDirtyBytes)) on its way to stripes")
+        }
         lines += field("may fail", space.mayFail)
         lines += ["", disks(space.disks)]
         if !space.domains.isEmpty { lines += ["", domains(space.domains)] }

@@ -160,6 +160,7 @@ enum Reports {
             lines += field(
                 "on \(tier.media.rawValue)", "\(SizeText.format(tier.allocatedBytes)) allocated")
         }
+        if space.writeCacheBytes > 0 { lines += field("cache", cache(space)) }
         switch space.whenFull {
         case .wait:
             lines += field("if full", "writes wait for room, after 60 s they fail with ENOSPC")
@@ -171,6 +172,13 @@ enum Reports {
                 + (space.waitingWrites == 0 ? "" : ", writes that wait: \(space.waitingWrites)"))
         lines += field("owner", "\(space.owner), epoch \(space.epoch)")
         return lines.joined(separator: "\n")
+    }
+
+    private static func cache(_ space: SpaceStatus) -> String {
+        let size = SizeText.format(space.writeCacheBytes)
+        guard space.writeCacheDirtyBytes > 0 else { return "\(size), empty" }
+        return "\(size), \(SizeText.format(space.writeCacheDirtyBytes)) on its way to stripes, "
+            + "\(SizeText.format(space.writeCacheDestageBytesPerSecond))/s"
     }
 
     static func settings(_ list: SettingList) -> String {

@@ -48,13 +48,19 @@ struct SpaceCreate: ParsableCommand {
             valueName: "policy"))
     var whenFull = WhenFullPolicy.wait
 
+    @Option(
+        help: ArgumentHelp(
+            "What a parity space takes small writes to first, on SSDs if there are any; 0: none.",
+            valueName: "size"),
+        transform: Size.init(parsing:))
+    var writeCache: Size?
+
     @Flag(help: "Keep no checksums: rot on a disk goes unnoticed.")
     var noChecksums = false
 
     // Part of the interface, refused by the daemon for now, and so not in the help.
     @Option(help: .hidden, transform: Size.init(parsing:)) var ssdTier: Size?
     @Option(help: .hidden) var ssdResiliency: Resiliency?
-    @Option(help: .hidden, transform: Size.init(parsing:)) var writeCache: Size?
 
     @OptionGroup var common: CommonOptions
 
@@ -125,7 +131,10 @@ struct SpaceDestroy: ParsableCommand {
 struct SpaceSet: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change a space: all of what is named or nothing.",
-        discussion: "The keys are when_full (wait or enospc) and name (while nobody uses it).")
+        discussion: """
+            The keys are when_full (wait or enospc), write-cache (a size; 0: none) and name \
+            (while nobody uses it).
+            """)
     @Argument(help: ArgumentHelp("The space.", valueName: "pool/space")) var space: String
     @OptionGroup var settings: SettingArguments
     @OptionGroup var common: CommonOptions

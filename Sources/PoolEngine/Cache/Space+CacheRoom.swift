@@ -7,7 +7,7 @@ import PoolFormat
 /// is written to it, and when everything that lies there has been destaged it goes back.
 extension Space {
     /// Most pieces of a cache.
-    static let cachePieceLimit = 8192
+    static let cachePieceLimit = 4096
     /// Pieces that are granted at a time.
     private static var piecesAtOnce: Int { 4 }
 
@@ -116,16 +116,18 @@ extension Space {
     ///
     /// - Returns: false: something of it cannot be destaged now.
     func emptyCache(on disks: Set<DiskNumber>) async -> Bool {
-        let leaving = cache.pieceNumbers.filter { piece in
-            cache.bases(ofPiece: piece).contains { disks.contains($0.disk) }
+        // Their numbers may be others' by the time that they are gone.
+        let leaving = { [self] in
+            cache.pieceNumbers.filter { piece in
+                cache.bases(ofPiece: piece).contains { disks.contains($0.disk) }
+            }
         }
-        guard !leaving.isEmpty else { return true }
-        for piece in leaving { cache.close(piece: piece) }
+        for piece in leaving() { cache.close(piece: piece) }
         background { await $0.releaseClosedPieces() }
         // Writes that are on their way come in behind others.
-        while leaving.contains(where: { cache.has(piece: $0) }) {
+        while !leaving().isEmpty {
             var isStuck = false
-            for grain in Set(leaving.flatMap { cache.grains(inPiece: $0) }).sorted() {
+            for grain in Set(leaving().flatMap { cache.grains(inPiece: $0) }).sorted() {
                 guard mayRepair else { return false }
                 if await destage(grain: grain) != .done { isStuck = true }
             }

@@ -30,6 +30,11 @@ extension Space {
 
     private var mayDestage: Bool { !hasEnded && !engine.isStopped && readOnlyReason == nil }
 
+    /// Bytes that lie in the cache.
+    public var cachedBytes: UInt64 { UInt64(cache.blockCount * Units.blockBytes) }
+    /// Of what was cached, how much went to stripes in the last seconds.
+    public var destageBytesPerSecond: UInt64 { destageMeter.perSecond(nowNs: engine.nowNs) }
+
     /// Something has come into the cache.
     func wantDestage() {
         guard !isDestaging else { return }
@@ -221,6 +226,7 @@ extension Space {
         pending.freed.append(source)
         counters.destagedGrains += 1
         counters.destagedBlocks += UInt64(folded.count)
+        destageMeter.add(UInt64(folded.count * Units.blockBytes), nowNs: engine.nowNs)
         return .done
     }
 

@@ -66,10 +66,14 @@ extension Pool {
     public struct SpaceChange: Hashable, Sendable {
         public var name: String?
         public var whenFull: WhenFull?
+        public var writeCacheBytes: UInt64?
 
-        public init(name: String? = nil, whenFull: WhenFull? = nil) {
+        public init(
+            name: String? = nil, whenFull: WhenFull? = nil, writeCacheBytes: UInt64? = nil
+        ) {
             self.name = name
             self.whenFull = whenFull
+            self.writeCacheBytes = writeCacheBytes
         }
     }
 
@@ -86,13 +90,21 @@ extension Pool {
                     throw .nameTaken(wanted)
                 }
             }
+            let before = configuration.spaces[index]
+            if let bytes = change.writeCacheBytes {
+                try check(writeCacheBytes: bytes, before.resiliency, before.flags)
+            }
             try await changeConfiguration { next in
+                if let bytes = change.writeCacheBytes { next.spaces[index].writeCacheBytes = bytes }
                 if let wanted = change.name { next.spaces[index].name = wanted }
                 if let whenFull = change.whenFull { next.spaces[index].whenFull = whenFull }
             }
             let record = configuration.spaces[index]
             if let space = spaces.first(where: { $0.lineage == record.lineage }) {
-                engine.post(to: space.shard) { _ in space.adopt(whenFull: record.whenFull) }
+                engine.post(to: space.shard) { _ in
+                    space.adopt(whenFull: record.whenFull)
+                    space.setCache(sizeBytes: record.writeCacheBytes)
+                }
             }
         }
     }

@@ -22,13 +22,13 @@ extension Pool {
         public var interleaveBytes: UInt32
         public var flags: SpaceFlags
         public var whenFull: WhenFull
-        /// 0: no cache.
-        public var writeCacheBytes: UInt64
+        /// 0: none; nil: as much as suits the pool.
+        public var writeCacheBytes: UInt64?
 
         public init(
             name: String, sizeBytes: UInt64, resiliency: ResiliencyKind, columns: Int = 0,
             interleaveBytes: UInt32 = 256 << 10, flags: SpaceFlags = [], whenFull: WhenFull = .wait,
-            writeCacheBytes: UInt64 = 0
+            writeCacheBytes: UInt64? = nil
         ) {
             self.name = name
             self.sizeBytes = sizeBytes
@@ -60,7 +60,9 @@ extension Pool {
                 columns: UInt16(parameters.columns),
                 interleaveBytes: parameters.interleaveBytes, flags: parameters.flags,
                 whenFull: parameters.whenFull, readOnlyReason: "", ssdTierBytes: 0,
-                ssdResiliency: 0, writeCacheBytes: parameters.writeCacheBytes, root: [], currentCopies: 0, owner: "")
+                ssdResiliency: 0,
+                writeCacheBytes: parameters.writeCacheBytes ?? defaultWriteCache(parameters),
+                root: [], currentCopies: 0, owner: "")
             let copies = max(2, parameters.resiliency.tolerance + 1)
             do throws(PoolError) {
                 record.root = try await Space.format(
@@ -118,6 +120,34 @@ extension Pool {
             interleave & (interleave - 1) == 0
         else { throw .badInterleave(bytes: parameters.interleaveBytes) }
         try check(parameters.resiliency, columns: parameters.columns)
+        try check(
+            writeCacheBytes: parameters.writeCacheBytes ?? 0, parameters.resiliency,
+            parameters.flags)
+    }
+
+    func check(
+        writeCacheBytes bytes: UInt64, _ resiliency: ResiliencyKind, _ flags: SpaceFlags
+    ) throws(PoolError) {
+        if bytes == 0 { return }
+        guard resiliency.isParity, !flags.contains(.noChecksums) else {
+            throw .noWriteCache(resiliency)
+        }
+        let piece = UInt64(Units.pieceBytes)
+        guard bytes % piece == 0, bytes / piece <= UInt64(Space.cachePieceLimit) else {
+            throw .badWriteCache(bytes: bytes)
+        }
+    }
+
+    /// 1 % of the SSDs, from 64 MiB to 1 GiB; 256 MiB without SSDs; none where it would be no use.
+    private func defaultWriteCache(_ parameters: SpaceParameters) -> UInt64 {
+        guard parameters.resiliency.isParity, !parameters.flags.contains(.noChecksums) else {
+            return 0
+        }
+        let fast = configuration.disks.filter { $0.mediaClass == .ssd }
+            .reduce(UInt64(0)) { $0 &+ $1.sizeBytes }
+        guard fast > 0 else { return 256 << 20 }
+        let share = fast / 100 / UInt64(Units.pieceBytes) * UInt64(Units.pieceBytes)
+        return min(max(share, 64 << 20), 1 << 30)
     }
 
     private func check(_ layout: ResiliencyKind, columns: Int) throws(PoolError) {

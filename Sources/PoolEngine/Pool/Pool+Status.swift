@@ -54,6 +54,10 @@ extension Pool {
         public var mappedBytes: UInt64
         /// Writes that wait for the pool to have room.
         public var waitingWrites: Int
+        /// What the write-back cache may hold, what it holds, and what went to stripes of late.
+        public var writeCacheBytes: UInt64
+        public var writeCacheDirtyBytes: UInt64
+        public var destageBytesPerSecond: UInt64
         public var epoch: UInt64
         /// For requests to the engine of `shard`; nil while the space is not open.
         public var handle: SpaceHandle?
@@ -73,6 +77,8 @@ extension Pool {
         var readOnlyReason: String?
         var doubtful: [Range<UInt64>] = []
         var waitingWrites = 0
+        var cachedBytes: UInt64 = 0
+        var destageBytesPerSecond: UInt64 = 0
         var groups: [GroupRecord] = []
         var repair = Space.RepairProgress()
         /// Of each disk that has departed, grains of which it lacks something.
@@ -84,6 +90,8 @@ extension Pool {
         init(_ space: Space) {
             mappedBytes = space.mappedBytes
             waitingWrites = space.waitingWrites
+            cachedBytes = space.cachedBytes
+            destageBytesPerSecond = space.destageBytesPerSecond
             readOnlyReason = space.readOnlyReason
             if readOnlyReason != nil { doubtful = space.doubtfulBytes }
             groups = space.groupRecords
@@ -154,6 +162,9 @@ extension Pool {
             interleaveBytes: record.interleaveBytes, flags: record.flags,
             whenFull: record.whenFull, allocatedBytes: allocatedBytes,
             mappedBytes: facts?.mappedBytes ?? 0, waitingWrites: facts?.waitingWrites ?? 0,
+            writeCacheBytes: record.writeCacheBytes,
+            writeCacheDirtyBytes: facts?.cachedBytes ?? 0,
+            destageBytesPerSecond: facts?.destageBytesPerSecond ?? 0,
             epoch: fences.first { $0.lineage == record.lineage }?.epoch ?? 0,
             handle: space?.handle, shard: space?.shard ?? engine.shard,
             lostDisks: (lost + absent).sorted(), reason: reason,

@@ -66,6 +66,9 @@ public enum PoolError: Error, Hashable, Sendable {
     case sizeNotWhole(bytes: UInt64, next: UInt64)
     case sizeTooLarge(bytes: UInt64, limit: UInt64)
     case badInterleave(bytes: UInt32)
+    case badWriteCache(bytes: UInt64)
+    /// Of this resiliency, or without checksums.
+    case noWriteCache(ResiliencyKind)
     case badColumns(columns: Int, allowed: ClosedRange<Int>)
     case tooFewDisks(resiliency: ResiliencyKind, columns: Int, needed: Int, present: Int)
     case spaceUnavailable(name: String, reason: String)
@@ -141,6 +144,11 @@ extension PoolError {
         case .sizeTooLarge(let bytes, let limit):
             "\(bytes) bytes is more than a space can have (\(limit))"
         case .badInterleave(let bytes): "an interleave of \(bytes) bytes is not possible"
+        case .badWriteCache(let bytes): "a write cache of \(bytes) bytes is not possible"
+        case .noWriteCache(let resiliency):
+            resiliency.isParity
+                ? "a space without checksums cannot have a write cache"
+                : "a \(resiliency) space cannot have a write cache"
         case .badColumns(let columns, let allowed):
             columns > allowed.upperBound
                 ? "\(columns) columns, at most \(allowed.upperBound) work"
@@ -228,6 +236,11 @@ extension PoolError {
         case .sizeNotWhole(_, let next): "the next size is \(next) bytes (\(next >> 20)M)"
         case .sizeTooLarge: "make it smaller"
         case .badInterleave: "use a power of two from 16K to 1M"
+        case .badWriteCache: "use 0 for none, or a multiple of 1M from 1M to 4G"
+        case .noWriteCache(let resiliency):
+            resiliency.isParity
+                ? "use 0, or leave --no-checksums out"
+                : "use 0: only parity1 and parity2 write whole stripes, and gain from one"
         case .badColumns(_, let allowed):
             "use \(allowed.lowerBound) to \(allowed.upperBound) columns"
         case .tooFewDisks(_, _, let needed, let present):

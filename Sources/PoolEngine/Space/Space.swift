@@ -137,6 +137,7 @@ public final class Space: @unchecked Sendable {
     /// Grains that are being destaged, and those that could not be, until it is tried again.
     var destaging: Set<UInt64> = []
     var destageRetriesNs: [UInt64: UInt64] = [:]
+    var destageMeter = RateMeter()
     let destageWanted: Signal
     /// Writes to the cache at the devices, by how many disks had come back when they began.
     var cachedWritesUnderWay: [Int: Int] = [:]
