@@ -114,14 +114,15 @@ extension Mutant {
 
         // The write-back cache.
         case .slotUnflushed: Killer(.cacheWrites, Self.mismatch)
-        case .slotFreedEarly: Killer(.cacheFull, Self.mismatch, Self.foreign)
+        case .slotFreedEarly: Killer(.cacheReuse, Self.mismatch, Self.foreign, "two blocks")
         case .destageUnflushed: Killer(.cacheDestage, Self.mismatch, Self.garbage)
         case .destageUnsaid: Killer(.cacheDestage, Self.mismatch, "two blocks")
-        case .rewriteIgnoresCache: Killer(.cacheWrites, Self.mismatch, Self.stale)
+        case .rewriteIgnoresCache: Killer(.cacheDestage, Self.mismatch, Self.stale)
         case .stripeBelievesCached: Killer(.cacheDegraded, Self.mismatch)
         case .trimKeepsCached: Killer(.cacheTrim, Self.mismatch, Self.stale, "cannot lie in")
         case .slotUnverified: Killer(.cacheRotten, Self.garbage, Self.foreign)
-        case .cachePageFromMemory: Killer(.cacheFull, Self.mismatch, "cannot lie in", "two blocks")
+        case .cachePageFromMemory:
+            Killer(.cacheCheckpoint, Self.mismatch, "cannot lie in", "two blocks")
         case .replayKeepsCached: Killer(.cacheTrim, Self.mismatch, "cannot lie in", "two blocks")
         case .believeCached: Killer(.cacheWrites, Self.mismatch)
         case .resyncSkipsCache: Self.unequal(.cacheReturning)

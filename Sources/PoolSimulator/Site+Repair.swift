@@ -166,5 +166,9 @@ extension Site {
                 machine.set(.rot([start + 1..<start + 5, start + 16_384..<start + 20_480]), disk: index)
             }
         }
+        guard let pool, let number = number(of: index) else { return }
+        for piece in pool.cacheExtents(onDisk: number) {
+            machine.set(.rot([piece.lowerBound..<piece.lowerBound + 65_536]), disk: index)
+        }
     }
 }

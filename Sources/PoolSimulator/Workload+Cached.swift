@@ -6,23 +6,30 @@ extension Workload {
     static let cached =
         [
             cacheWrites, cacheTrim, cacheDestage, cacheFull, cacheDegraded, cacheReturning,
-            cacheRetire, cacheRotten, cacheAfterKill,
-        ] + parity.map { $0.cached }
+            cacheRetire, cacheRotten, cacheAfterKill, cacheReuse, cacheCheckpoint,
+        ]
+        + [
+            stripes, stripesOver, stripesUnaligned, stripesAfterKill, stripesFull,
+            stripesReturning, stripesReturningBusy, stripesOpenedWithout, stripesRebuild,
+            stripesRetire, stripesRottenData, stripesHole, stripesFixed, stripesCompaction,
+            stripesCompactionAway, stripesRetireNarrow,
+        ].map { $0.cached }
 
-    /// The same with a cache.
+    /// The same with a cache. It goes on for longer, and not all of that is cut.
     private var cached: Workload {
         with {
             $0.name = "cached-" + name
-            $0.cachesParity = true
+            $0.cacheBytes = 2 << 20
+            $0.cutStride *= 7
         }
     }
 
     private static func caching(
-        _ name: String, disks: Int = 3, stride: Int = 1,
+        _ name: String, disks: Int = 3, stride: Int = 1, cacheBytes: UInt64 = 2 << 20,
         prepare: @escaping @Sendable (Stage) -> Void, body: @escaping @Sendable (Stage) -> Void
     ) -> Workload {
         Workload(name, prepare: prepare, body: body).with {
-            $0.cachesParity = true
+            $0.cacheBytes = cacheBytes
             $0.diskCount = disks
             $0.cutStride = stride
         }
@@ -32,10 +39,13 @@ extension Workload {
     private static func someCached(_ stage: Stage, _ resiliency: ResiliencyKind = .parity1) {
         stage.begin(Stage.shape(resiliency))
         stage.write(stage.grain(0))
-        stage.write(2048 + 8..<2048 + 64)
+        stage.write(stage.grain(3))
+        stage.write(stage.grain(1))
         stage.sync()
+        stage.write(2048 + 16..<2048 + 32)
         stage.write(16..<32)
         stage.write(100..<108)
+        stage.write(3 * 2048 + 16..<3 * 2048 + 32)
         stage.sync()
     }
 
@@ -99,11 +109,11 @@ extension Workload {
     }
 
     /// More is written than the cache holds.
-    static let cacheFull = caching("cache-full", stride: 41) { stage in
+    static let cacheFull = caching("cache-full", stride: 37, cacheBytes: 1 << 20) { stage in
         someCached(stage)
     } body: { stage in
-        for round in 0..<5 {
-            for grain in 0..<6 {
+        for round in 0..<3 {
+            for grain in 0..<4 {
                 let start = grain * 2048 + round * 160
                 stage.write(start..<start + 320)
                 if (round + grain) % 4 == 3 { stage.flush() }
@@ -114,6 +124,36 @@ extension Workload {
         stage.sync()
     }
 
+    /// What has left a slot is durable before another block comes there.
+    static let cacheReuse = caching("cache-reuse", stride: 2, cacheBytes: 1 << 20) { stage in
+        someCached(stage)
+        stage.write(2 * 2048..<2 * 2048 + 800)
+        stage.sync()
+    } body: { stage in
+        stage.write(2 * 2048..<2 * 2048 + 800)
+        stage.finish()
+        stage.write(3 * 2048 + 400..<3 * 2048 + 880)
+        stage.finish()
+        stage.read(2 * 2048..<2 * 2048 + 800)
+        stage.sync()
+    }
+
+    /// Checkpoints of the index while something comes and goes.
+    static let cacheCheckpoint = caching("cache-checkpoint", stride: 3) { stage in
+        someCached(stage)
+        commits(stage, 120)
+    } body: { stage in
+        for round in 0..<10 {
+            let start = 2048 + round * 16
+            stage.write(start..<start + 16)
+            stage.write(2 * 2048 + round * 8..<2 * 2048 + round * 8 + 8, fua: true)
+            stage.steps(5)
+        }
+        stage.write(stage.grain(1))
+        stage.steps(9)
+        stage.flush()
+    }
+
     /// A row of which a block is cached is solved.
     static let cacheDegraded = caching("cache-degraded", stride: 3) { someCached($0) } body: { stage in
         stage.write(32..<40)
@@ -122,6 +162,7 @@ extension Workload {
         stage.write(40..<56, fua: true)
         stage.read(0..<2048)
         stage.finish()
+        stage.read(stage.grain(3))
         stage.write(48..<64)
         stage.sync()
         stage.read(stage.grain(0))
@@ -130,8 +171,8 @@ extension Workload {
     }
 
     /// A disk that was away while something was cached comes back.
-    static let cacheReturning = caching("cache-returning", disks: 4, stride: 5) { stage in
-        someCached(stage, .parity2)
+    static let cacheReturning = caching("cache-returning", stride: 11) { stage in
+        someCached(stage)
         stage.site.pull(1)
         stage.write(16..<24, fua: true)
         keepBusy(stage, 3)
@@ -173,7 +214,7 @@ extension Workload {
     /// What lies in the cache has turned over on a disk.
     static let cacheRotten = caching("cache-rotten", stride: 97) { stage in
         someCached(stage)
-        stage.site.spoil(1)
+        stage.site.spoil(0)
     } body: { stage in
         stage.read(0..<128)
         stage.finish()

@@ -24,8 +24,8 @@ public struct Workload: Sendable {
     public var bearsCrashes = true
     /// Refusals for want of room are no violation.
     var mayRunOutOfRoom = false
-    /// Spaces with parity and checksums have a write-back cache.
-    var cachesParity = false
+    /// Of the write-back cache of spaces with parity and checksums.
+    var cacheBytes: UInt64 = 0
     /// What happens before the first cut.
     var prepare: @Sendable (Stage) -> Void
     /// What is cut at every boundary.
@@ -89,7 +89,7 @@ public struct Workload: Sendable {
         machine.boot()
         let site = Site(machine)
         site.clients.mayRunOutOfRoom = mayRunOutOfRoom
-        return (machine, Stage(name, site, cachesParity: cachesParity))
+        return (machine, Stage(name, site, cacheBytes: cacheBytes))
     }
 
     func run(body stage: Stage) {
@@ -102,12 +102,12 @@ public struct Workload: Sendable {
 final class Stage {
     let site: Site
     private let workload: String
-    private let cachesParity: Bool
+    private let cacheBytes: UInt64
 
-    init(_ workload: String, _ site: Site, cachesParity: Bool = false) {
+    init(_ workload: String, _ site: Site, cacheBytes: UInt64 = 0) {
         self.workload = workload
         self.site = site
-        self.cachesParity = cachesParity
+        self.cacheBytes = cacheBytes
     }
 
     var machine: Machine { site.machine }
@@ -134,9 +134,7 @@ final class Stage {
         guard site.createPool(disks: Array(all.prefix(disks ?? all.count))) else { return }
         for (index, shape) in shapes.enumerated() {
             var shape = shape
-            if cachesParity, shape.resiliency.isParity, shape.checksums {
-                shape.writeCacheBytes = 2 << 20
-            }
+            if shape.resiliency.isParity, shape.checksums { shape.writeCacheBytes = cacheBytes }
             guard site.createSpace(String(UnicodeScalar(UInt8(97 + index))), shape) else { return }
         }
     }

@@ -196,7 +196,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .keepStaleMetadata, .forgetMissedPages, .forgetPagesUnderWay, .rewriteUnflushed,
             .solveWithoutReturning, .stripeFreedEarly, .copyOlderSlots, .forgetFreshMissed,
             .forgetMissedMark, .slotUnflushed, .slotFreedEarly, .destageUnflushed, .destageUnsaid,
-            .cachePageFromMemory, .replayKeepsCached, .believeCached, .resyncSkipsCache:
+            .cachePageFromMemory, .replayKeepsCached, .believeCached:
             true
         case .repairNothing, .forgetDeparture, .forgetMissed, .skipMissed, .statusForgetsData,
             .groupLeaks, .keepOlderPool, .departWithoutUnflushed, .readReturning,
@@ -207,7 +207,7 @@ public enum Mutant: String, CaseIterable, Sendable {
             .resyncUnverified, .settleUnread, .shrinkKeepsRecords, .stripeShared,
             .stripeUnverified, .solveFromReturning, .takeLastStripe, .resyncSkipsParity,
             .scrubKeepsParity, .rewriteIgnoresCache, .stripeBelievesCached, .trimKeepsCached,
-            .slotUnverified:
+            .slotUnverified, .resyncSkipsCache:
             false
         }
     }

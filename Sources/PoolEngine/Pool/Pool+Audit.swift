@@ -91,6 +91,17 @@ extension Pool {
     }
 }
 
+extension Pool {
+    /// Where pieces of write-back caches lie on a disk; of spaces on this shard.
+    public func cacheExtents(onDisk number: DiskNumber) -> [Range<UInt64>] {
+        spaces.filter { $0.engine === engine }.flatMap { space in
+            space.cache.pieceNumbers.flatMap { space.cache.bases(ofPiece: $0) }
+                .filter { $0.disk == number }
+                .map { $0.offsetBytes..<$0.offsetBytes + UInt64(Units.pieceBytes) }
+        }
+    }
+}
+
 extension Space {
     /// Copies of pieces: of the root, the journal, the directory, and of all it names.
     var claimedPieceAddresses: [PieceAddress] {
