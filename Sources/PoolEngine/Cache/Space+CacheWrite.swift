@@ -227,7 +227,7 @@ extension Space {
 
     /// A block does not lie there any more: once that is durable, the slot is free.
     func leave(slot: UInt32) {
-        if Mutant.isActive(.slotFreedEarly) {
+        if Mutant.isActive(.slotFreedEarly), cache.isDurable(slot) {
             cache.setFree(slot)
             return admitWrites()
         }

@@ -272,6 +272,8 @@ struct WriteCache {
     /// A record that says what lies in the slot is durable.
     mutating func markDurable(_ slot: UInt32) { states[Int(slot)].insert(.durable) }
 
+    func isDurable(_ slot: UInt32) -> Bool { states[Int(slot)].contains(.durable) }
+
     /// What lies in a slot of a piece, as far as that is durable.
     func forEachDurable(inPiece piece: UInt32, _ body: (_ slot: Int, _ block: UInt64) -> Void) {
         forEachSlot(ofPiece: piece) { within, slot in
