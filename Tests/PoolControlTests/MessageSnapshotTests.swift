@@ -30,7 +30,7 @@ import Testing
         "owner":"local","pool":"tank","provisioning":"thin","reason":"r","resiliency":"mirror2",\
         "size_bytes":16,"tiers":[{"allocated_bytes":8,"media":"hdd","size_bytes":16}],\
         "version":1,"waiting_writes":2,"when_full":"wait","write_cache_bytes":0,\
-        "write_cache_dirty_bytes":0}
+        "write_cache_destage_bytes_per_second":0,"write_cache_dirty_bytes":0}
         """
     static let pool = PoolStatus(
         name: "tank", uuid: "u", health: .degraded, reason: "r", action: "a", fill: .notice,
@@ -138,7 +138,8 @@ import Testing
             "metadata_disks":["disk1","disk2"],"name":"tank/vm1",\
             "placements":[{"columns":[["disk1","disk2"]],"count":2,"groups":"7-8"}],\
             "pool":"tank","reason":"","repairs":[],"resiliency":"mirror2","version":1,\
-            "widths":[{"columns":1,"copies":2,"count":2,"efficiency":0.5,"parity":0}]}
+            "widths":[{"columns":1,"copies":2,"count":2,"efficiency":0.5,"parity":0}],\
+            "write_cache_bytes":0,"write_cache_dirty_bytes":0}
             """)
     }
 

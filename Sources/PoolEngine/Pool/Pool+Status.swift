@@ -55,9 +55,9 @@ extension Pool {
         /// Writes that wait for the pool to have room.
         public var waitingWrites: Int
         /// What the write-back cache may hold, what it holds, and what went to stripes of late.
-        public var writeCacheBytes: UInt64
-        public var writeCacheDirtyBytes: UInt64
-        public var destageBytesPerSecond: UInt64
+        public var writeCacheBytes: UInt64 = 0
+        public var writeCacheDirtyBytes: UInt64 = 0
+        public var destageBytesPerSecond: UInt64 = 0
         public var epoch: UInt64
         /// For requests to the engine of `shard`; nil while the space is not open.
         public var handle: SpaceHandle?
