@@ -155,7 +155,7 @@ extension Workload {
     }
 
     /// A row of which a block is cached is solved.
-    static let cacheDegraded = caching("cache-degraded", stride: 3) { someCached($0) } body: { stage in
+    static let cacheDegraded = caching("cache-degraded", stride: 11) { someCached($0) } body: { stage in
         stage.write(32..<40)
         stage.steps(3)
         stage.site.pull(0)
@@ -171,7 +171,7 @@ extension Workload {
     }
 
     /// A disk that was away while something was cached comes back.
-    static let cacheReturning = caching("cache-returning", stride: 11) { stage in
+    static let cacheReturning = caching("cache-returning", stride: 13) { stage in
         someCached(stage)
         stage.site.pull(1)
         stage.write(16..<24, fua: true)
@@ -195,7 +195,7 @@ extension Workload {
     }
 
     /// A disk with a copy of the cache is emptied.
-    static let cacheRetire = caching("cache-retire", disks: 4, stride: 11) { stage in
+    static let cacheRetire = caching("cache-retire", disks: 4, stride: 53) { stage in
         someCached(stage)
         keepBusy(stage, 3)
         stage.sync()
