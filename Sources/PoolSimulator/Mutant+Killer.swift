@@ -109,7 +109,7 @@ extension Mutant {
         case .stripeUnverified: Killer(.stripesRottenData, Self.garbage, Self.foreign)
         case .solveFromReturning: Self.unequal(.stripesPlain)
         case .takeLastStripe: Killer(.stripesFull, "was refused in a full pool")
-        case .resyncSkipsParity: Self.unequal(.stripesReturning)
+        case .resyncSkipsParity: Self.unequal(.stripesDeparture)
         case .scrubKeepsParity: Self.unequal(.stripesRotten)
 
         // The write-back cache.
