@@ -10,15 +10,16 @@ extension PoolWorld {
     /// - Parameters:
     ///   - range: of the disks that are its; nil: all of them.
     ///   - columns: of each space; 0: as many as the disks allow.
+    ///   - cacheBytes: of the write-back cache of each.
     func makePool(
         _ spaces: [(name: String, resiliency: ResiliencyKind)], on range: Range<Int>? = nil,
-        columns: Int = 0
+        columns: Int = 0, cacheBytes: UInt64 = 0
     ) throws -> Pool {
         let pool = try #require(create(range ?? disks.indices)).get()
         for space in spaces {
             let parameters = Pool.SpaceParameters(
                 name: space.name, sizeBytes: 4 << 30, resiliency: space.resiliency,
-                columns: columns)
+                columns: columns, writeCacheBytes: cacheBytes)
             try #require(
                 run { _ throws(PoolError) in _ = try await pool.createSpace(parameters) }
             ).get()
