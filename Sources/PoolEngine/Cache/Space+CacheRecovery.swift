@@ -10,11 +10,14 @@ extension Space {
     /// - Parameter records: the journal's, and behind them what a killed process had left, as it is
     ///   durable now.
     func recoverCache(_ records: Replayed) async throws(PoolError) {
+        // Most spaces have none, and long journals.
+        let mayHave = pieces.pieceCount(.cacheIndex) > 0
+        let records = mayHave ? records : records.filter(\.record.isCached)
         for piece in 0..<UInt32(pieces.pieceCount(.cache)) {
             guard let found = pieces.piece(.cache, piece) else { continue }
-            guard found.bases.count == cache.copies else {
+            guard isParity, found.bases.count == cache.copies else {
                 throw .claimRefused(
-                    lineage: lineage, what: "piece \(piece) of its cache lacks a copy")
+                    lineage: lineage, what: "piece \(piece) of its cache cannot be")
             }
             cache.add(piece: piece, bases: found.bases)
         }
@@ -40,7 +43,8 @@ extension Space {
                 cache.recover(slot, block: block)
             else {
                 throw .claimRefused(
-                    lineage: lineage, what: "block \(block) cannot lie in slot \(slot) of its cache")
+                    lineage: lineage,
+                    what: "block \(block) cannot lie in slot \(slot) of its cache")
             }
         }
     }
@@ -51,6 +55,8 @@ extension Space {
         let perGrain = UInt64(Units.blocksPerGrain)
         var left: [UInt64] = []
         switch record {
+        // Whatever it is, it moves nothing that lies here.
+        case _ where index.isEmpty && !record.isCached: return
         case .cached(let first, let slot, let changes):
             for (position, change) in changes.enumerated()
             where change.new != BlockValue.unwritten {
@@ -62,8 +68,7 @@ extension Space {
             left = changes.indices.map { first + UInt64($0) }
         case .rewrite(let grain, _, let rewritten):
             left = rewritten.blocks.map { grain * perGrain + UInt64($0) }
-        case .map(let grain, _), .unmap(let grain):
-            left = (0..<perGrain).map { grain * perGrain + $0 }
+        case .map(let grain, _), .unmap(let grain): left = index.blocks(ofGrain: grain)
         case .move, .mark, .clean, .groupAdded, .groupRemoved, .pieceGranted, .pieceReleased,
             .activation, .missed, .caughtUp:
             return
@@ -73,7 +78,7 @@ extension Space {
     }
 
     private func leave(_ block: UInt64, _ sequence: UInt64, _ index: inout RecoveredIndex) {
-        for slot in index.holders[block] ?? [] where index.isOlder(slot, than: sequence) {
+        for slot in index.slots(ofBlock: block) where index.isOlder(slot, than: sequence) {
             index.remove(slot, block)
             pieces.markDirty(.cacheIndex, RecoveredIndex.page(slot), since: sequence)
         }
@@ -98,29 +103,41 @@ extension Space {
 
 /// What pages and records say, while they are put together.
 private struct RecoveredIndex {
-    var slots: [UInt32: UInt64] = [:]
-    var holders: [UInt64: Set<UInt32>] = [:]
+    private(set) var slots: [UInt32: UInt64] = [:]
+    /// By grain, and block: two slots of a block may be told of, until it is known which is older.
+    private var holders: [UInt64: [UInt64: Set<UInt32>]] = [:]
     /// Up to which batch each page is complete.
     var complete: [UInt32: UInt64] = [:]
 
+    var isEmpty: Bool { slots.isEmpty }
+
     static func page(_ slot: UInt32) -> UInt32 { slot / UInt32(CachePage.slotsPerPage) }
+    private static func grain(_ block: UInt64) -> UInt64 { block / UInt64(Units.blocksPerGrain) }
 
     func isOlder(_ slot: UInt32, than sequence: UInt64) -> Bool {
         complete[Self.page(slot)] ?? 0 < sequence
     }
 
+    func slots(ofBlock block: UInt64) -> Set<UInt32> { holders[Self.grain(block)]?[block] ?? [] }
+
+    func blocks(ofGrain grain: UInt64) -> [UInt64] { holders[grain].map { Array($0.keys) } ?? [] }
+
     mutating func add(_ slot: UInt32, _ block: UInt64) {
         slots[slot] = block
-        holders[block, default: []].insert(slot)
+        holders[Self.grain(block), default: [:]][block, default: []].insert(slot)
     }
 
     mutating func remove(_ slot: UInt32, _ block: UInt64) {
         slots[slot] = nil
-        holders[block]?.remove(slot)
+        holders[Self.grain(block)]?[block]?.remove(slot)
     }
 }
 
 extension JournalRecord {
+    fileprivate var isCached: Bool {
+        if case .cached = self { true } else { false }
+    }
+
     /// It may say where a block lies.
     fileprivate var movesBlocks: Bool {
         switch self {
