@@ -61,8 +61,8 @@ public enum Structure: UInt8, Sendable, CaseIterable {
 }
 
 extension PieceKind {
-    /// What the pages (or slots, or batches) of a piece of this kind are.
-    /// Those of a cache's are no structure: whatever clients wrote.
+    /// What the pages (or slots, or batches) of a piece of this kind are; of a cache's pieces, which
+    /// hold whatever clients wrote, what those of its index are.
     public var structure: Structure {
         switch self {
         case .root: .spaceRoot

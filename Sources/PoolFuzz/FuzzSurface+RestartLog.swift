@@ -83,6 +83,7 @@ extension Specimen {
             .values(firstBlock: 9 * 256, changes: [ValueChange(old: 0, new: 7)]),
             .unmap(grain: 8), .move(grain: 7, entry: entry), .pieceReleased(slot: 3),
             .groupRemoved(id: 4), .activation(epoch: 3), .rewrite(grain: 7, entry: entry, rewritten),
+            .cached(firstBlock: 9 * 256, slot: 3, changes: [ValueChange(old: 7, new: 8)]),
         ]
         for record in records { precondition(log.append(record)) }
         return image.content
