@@ -25,7 +25,7 @@ extension Space {
         table[request].hasSlots = true
         table[request].copy = UInt8(copy)
         table[request].state = .transferring
-        sendSlotLegs(request, .read, copies: copy..<copy + 1)
+        sendLegs(request, map[grain], .read, copies: copy...copy)
         return true
     }
 
@@ -37,7 +37,7 @@ extension Space {
         for step in 0..<cache.copies {
             let copy = (preferred + step) % cache.copies
             var (isCurrent, isLate, legs) = (true, false, 0)
-            forEachSlotLeg(request, copies: copy..<copy + 1) { base, _ in
+            forEachSlotLeg(request, copy...copy) { base, _, _ in
                 if !departed.isCurrent(base) { isCurrent = false }
                 if engine.readLatency.isLate(base.device, nowNs: engine.nowNs) { isLate = true }
                 legs += 1
@@ -79,7 +79,7 @@ extension Space {
             io.read(base.device, at: base.offsetBytes, bytes: Units.blockBytes, into: target)
             guard await io.run() else {
                 if engine.isStopped { return false }
-                noteReadError(base.device)
+                if departed.isCurrent(base) { noteReadError(base.device) }
                 isWrongSomewhere = true
                 continue
             }

@@ -21,7 +21,7 @@ extension Space {
     }
 
     /// What is more than it may have is emptied.
-    private func trimCache() {
+    func trimCache() {
         let all = cache.pieceNumbers
         guard all.count > cache.pieceLimit else { return }
         for piece in all.dropFirst(cache.pieceLimit) { cache.close(piece: piece) }
@@ -144,11 +144,9 @@ extension Space {
     /// nobody can give stays where it is: its readers are told by its value.
     func destageMissed(by number: DiskNumber, _ mayGoOn: () -> Bool) async -> Bool {
         if Mutant.isActive(.resyncSkipsCache) { return true }
-        let round = cacheRound
+        cachedWrites = (0, cachedWrites.begun + cachedWrites.before)
         cacheRound += 1
-        while cachedWritesUnderWay.keys.contains(where: { $0 <= round }), !engine.isStopped {
-            await cachedWritesEnded.wait()
-        }
+        while cachedWrites.before > 0, !engine.isStopped { await cachedWritesEnded.wait() }
         var grains: Set<UInt64> = []
         for piece in cache.pieceNumbers
         where cache.bases(ofPiece: piece).contains(where: { $0.disk == number }) {

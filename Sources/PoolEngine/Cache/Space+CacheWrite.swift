@@ -78,7 +78,10 @@ extension Space {
         while let request = cacheQueue.first {
             if isForCache(request), !setAside(request) { break }
             cacheQueue.removeFirst()
-            enter(request)
+            // Not now: whoever has made room is in the middle of something.
+            guard engine.locks.enter(request) else { continue }
+            table[request].state = .preparing
+            engine.runnable.append(request)
         }
     }
 
@@ -116,10 +119,10 @@ extension Space {
         frames[frame].pins += 1
         reservedBlocks += Int(table[request].blockCount)
         unflushedLog.reserve(loggedBytes(request))
-        cachedWritesUnderWay[cacheRound, default: 0] += 1
+        cachedWrites.begun += 1
         table[request].cacheRound = cacheRound
         computeValues(request)
-        sendSlotLegs(request, .write, copies: 0..<cache.copies)
+        sendLegs(request, entry, .write, copies: 0...(cache.copies - 1))
     }
 
     private func takeSlots(_ request: RequestIndex) -> Bool {
@@ -143,47 +146,31 @@ extension Space {
         return true
     }
 
-    /// Sends the request's blocks to, or reads them from, copies of its slots. A leg that is left out
-    /// because its disk is away keeps its number.
-    func sendSlotLegs(
-        _ request: RequestIndex, _ kind: DeviceOperation.Kind, copies: Range<Int>
-    ) {
-        var leg = 0
-        var sent: UInt16 = 0
-        forEachSlotLeg(request, copies: copies) { base, positions in
-            defer { leg += 1 }
-            guard kind == .read || departed.takesData(base) else { return }
-            sent += 1
-            engine.operations.append(
-                DeviceOperation(
-                    kind: kind, device: base.device, token: Token.make(request: request, leg: leg),
-                    offsetBytes: base.offsetBytes,
-                    lengthBytes: UInt64(positions.count * Units.blockBytes),
-                    bufferOffset: table[request].bufferOffset
-                        + positions.lowerBound * Units.blockBytes))
-        }
-        table[request].legsOutstanding = sent
-    }
-
     /// Cuts the request into runs of blocks that lie side by side in a piece.
     func forEachSlotLeg(
-        _ request: RequestIndex, copies: Range<Int>,
-        _ body: (_ base: SlabGroups.Base, _ positions: Range<Int>) -> Void
+        _ request: RequestIndex, _ copies: ClosedRange<Int>,
+        _ body: (SlabGroups.Base, _ position: Int, _ bytes: Int) -> Void
     ) {
-        let count = Int(table[request].blockCount)
         for copy in copies {
-            var start = 0
-            while start < count {
-                let slot = table.slot(request, start)
-                var end = start + 1
-                while end < count,
-                    WriteCache.isNext(table.slot(request, end), behind: slot, by: end - start)
-                {
-                    end += 1
-                }
-                body(cache.base(slot, copy: copy), start..<end)
-                start = end
+            forEachSlotRun(request) { positions in
+                body(
+                    cache.base(table.slot(request, positions.lowerBound), copy: copy),
+                    positions.lowerBound * Units.blockBytes, positions.count * Units.blockBytes)
             }
+        }
+    }
+
+    private func forEachSlotRun(_ request: RequestIndex, _ body: (Range<Int>) -> Void) {
+        let count = Int(table[request].blockCount)
+        var start = 0
+        while start < count {
+            let slot = table.slot(request, start)
+            var end = start + 1
+            while end < count,
+                WriteCache.isNext(table.slot(request, end), behind: slot, by: end - start)
+            { end += 1 }
+            body(start..<end)
+            start = end
         }
     }
 
@@ -193,7 +180,7 @@ extension Space {
         }
         let (grain, frame) = (table[request].grain, table[request].frame)
         leaveCachedWrite(request)
-        forEachSlotLeg(request, copies: 0..<cache.copies) { base, _ in
+        forEachSlotLeg(request, 0...(cache.copies - 1)) { base, _, _ in
             if departed.takesData(base) { unflushedDevices.insert(base.device) }
         }
         let first = grain * UInt64(Units.blocksPerGrain)
@@ -219,10 +206,12 @@ extension Space {
     }
 
     private func endCachedWrite(_ request: RequestIndex) {
-        let round = table[request].cacheRound
-        let left = (cachedWritesUnderWay[round] ?? 1) - 1
-        cachedWritesUnderWay[round] = left == 0 ? nil : left
-        if left == 0 { cachedWritesEnded.fire() }
+        if table[request].cacheRound == cacheRound {
+            cachedWrites.begun -= 1
+        } else {
+            cachedWrites.before -= 1
+            if cachedWrites.before == 0 { cachedWritesEnded.fire() }
+        }
     }
 
     /// A block does not lie there any more: once that is durable, the slot is free.
@@ -238,7 +227,7 @@ extension Space {
     private func takeCachedValues(_ request: RequestIndex, _ frame: Int32) {
         let grain = table[request].grain
         let first = Int(table[request].firstBlock)
-        forEachSlotLeg(request, copies: 0..<1) { _, positions in
+        forEachSlotRun(request) { positions in
             runChanges.removeAll(keepingCapacity: true)
             for position in positions {
                 let new = table.value(request, position)
@@ -254,21 +243,6 @@ extension Space {
     }
 
     // MARK: - a copy that fails
-
-    func noteFailedSlotLeg(_ request: RequestIndex, leg: Int) {
-        let isRead = table[request].kind == .read
-        let copies = isRead
-            ? Int(table[request].copy)..<Int(table[request].copy) + 1 : 0..<cache.copies
-        var position = 0
-        forEachSlotLeg(request, copies: copies) { base, _ in
-            if position == leg {
-                isRead
-                    ? noteReadError(base.device)
-                    : table[request].failedDevices.insert(base.device)
-            }
-            position += 1
-        }
-    }
 
     /// A disk did not take the write: it leaves, durably, and only then is it told how the write has
     /// ended: well, where each of its slots has a copy that counts.
@@ -321,7 +295,11 @@ extension Space {
 
     /// The block lies where its grain does.
     func uncache(block: UInt64) {
-        if let slot = cache.remove(block) { leave(slot: slot) }
+        guard let slot = cache.remove(block) else { return }
+        leave(slot: slot)
+        if destageFailures.isEmpty { return }
+        let grain = block / UInt64(Units.blocksPerGrain)
+        if !cache.has(grain: grain) { destageFailures[grain] = nil }
     }
 
     /// Nothing of the grain lies in the cache any more.
@@ -340,7 +318,7 @@ extension Space {
 
     /// Likewise, of values that are known.
     func withoutCached(_ values: [UInt32], _ grain: UInt64) -> [UInt32] {
-        guard cache.has(grain: grain), !Mutant.isActive(.stripeBelievesCached) else { return values }
+        if !cache.has(grain: grain) || Mutant.isActive(.stripeBelievesCached) { return values }
         var values = values
         for (block, _) in cache.slots(ofGrain: grain) { values[block] = BlockValue.unwritten }
         return values

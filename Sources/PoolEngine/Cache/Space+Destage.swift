@@ -13,9 +13,10 @@ import PoolFormat
 ///    both in one record: each block that has left is among those that it gives a value.
 /// 5. When that is durable, the slots and the old place are free.
 ///
-/// A crash before 5 finds the slots, which nobody has written over, and the old place; after it the new
-/// one. While clients are at work grains are destaged as fast as it takes to keep the cache from being
-/// full, and otherwise until it is empty.
+/// A crash before 5 finds the slots, which nobody has written over, and the old place; after it the
+/// new one. What cannot be read stays where it is, for a minute at least: it may have to do with more
+/// than one disk, and pass. While clients are at work grains are destaged as fast as it takes to keep
+/// the cache from being full, and otherwise until it is empty.
 extension Space {
     /// From here on grains are destaged though clients are at work: slots in 1,024.
     private static var lowWater: Int { 512 }
@@ -69,11 +70,14 @@ extension Space {
             for _ in 0..<movers { background { await $0.destage(round) } }
             while round.movers > 0, !engine.isStopped { await round.moverEnded.wait() }
             guard mayDestage else { break }
-            if !round.hasDone, !round.isStuck { await nap(ns: 5_000_000) }
             if !cacheQueue.isEmpty || pending.freedSlots.count > 64 { wantCommit() }
             if round.isStuck {
                 if !cacheQueue.isEmpty { bypassCache() }
-                await nap(ns: 100_000_000)
+            }
+            // What is left is being destaged by others, or cannot be just now.
+            if !round.hasDone {
+                engine.fire(destageWanted, atNs: engine.nowNs &+ 100_000_000)
+                await destageWanted.wait()
             }
         }
         isDestaging = false
@@ -87,10 +91,8 @@ extension Space {
     private var wantedMovers: Int {
         if cache.isEmpty { return 0 }
         let most = engine.limits.destageMovers
-        if isClosing || !cacheQueue.isEmpty || !cache.closedPieces.isEmpty || fill > Self.highWater {
-            return most
-        }
-        if !isBusy { return most }
+        if isClosing || !isBusy || fill > Self.highWater { return most }
+        if !cacheQueue.isEmpty || !cache.closedPieces.isEmpty { return most }
         return fill > Self.lowWater ? 1 : 0
     }
 
@@ -107,6 +109,9 @@ extension Space {
         }
     }
 
+    /// For so long it is tried again to read what cannot be read.
+    private static var lostAfterNs: UInt64 { 60_000_000_000 }
+
     /// A mover looks anew how many there are to be after so many.
     private static var grainsOfRound: Int { 8 }
 
@@ -114,7 +119,7 @@ extension Space {
         for piece in cache.closedPieces {
             if let grain = cache.grains(inPiece: piece).first(where: isDue) { return grain }
         }
-        for _ in 0...destageRetriesNs.count + destaging.count {
+        for _ in 0...destageFailures.count + destaging.count {
             guard let grain = cache.nextGrain() else { return nil }
             if isDue(grain) { return grain }
         }
@@ -122,7 +127,7 @@ extension Space {
     }
 
     private func isDue(_ grain: UInt64) -> Bool {
-        !destaging.contains(grain) && destageRetriesNs[grain] ?? 0 <= engine.nowNs
+        !destaging.contains(grain) && destageFailures[grain]?.againNs ?? 0 <= engine.nowNs
     }
 
     // MARK: - one grain
@@ -136,7 +141,16 @@ extension Space {
         destaging.insert(grain)
         defer { destaging.remove(grain) }
         let outcome = await destageAlone(grain)
-        destageRetriesNs[grain] = outcome == .done ? nil : engine.nowNs &+ 1_000_000_000
+        if outcome == .done {
+            destageFailures[grain] = nil
+            return .done
+        }
+        var failure = destageFailures[grain] ?? DestageFailure()
+        failure.againNs = engine.nowNs &+ 1_000_000_000
+        if outcome == .unreadable {
+            failure.unreadableNs = failure.unreadableNs ?? engine.nowNs
+        }
+        destageFailures[grain] = failure
         return outcome
     }
 
@@ -208,7 +222,12 @@ extension Space {
         defer { buffers.forEach { engine.scratch.give($0) } }
         guard !engine.isStopped, let shape = groups[target.group]?.shape else { return .failed }
         let image = StripeImage(shape, data: buffers[1], parity: buffers[0])
-        guard await gather(grain, values, except: 0..<0, into: image.data) else {
+        // Nobody has asked for it to be written now.
+        let isLost = destageFailures[grain]?.unreadableNs
+            .map { engine.nowNs &- $0 >= Self.lostAfterNs } ?? false
+        let isThere = await gather(
+            grain, values, except: 0..<0, into: image.data, acceptsLoss: isLost)
+        guard isThere else {
             giveUpStripe(target)
             return .unreadable
         }
@@ -224,8 +243,6 @@ extension Space {
         let folded = foldCached(grain, frame)
         unflushedLog.addOwn(.rewrite(grain: grain, entry: target.durable, folded))
         pending.freed.append(source)
-        counters.destagedGrains += 1
-        counters.destagedBlocks += UInt64(folded.count)
         destageMeter.add(UInt64(folded.count * Units.blockBytes), nowNs: engine.nowNs)
         return .done
     }
@@ -270,6 +287,14 @@ extension Space {
         }
         while mayDestage, let grain = round.grains.popLast() { _ = await destage(grain: grain) }
     }
+}
+
+/// A grain that could not be destaged.
+struct DestageFailure {
+    /// When it is tried again.
+    var againNs: UInt64 = 0
+    /// Since when something of it cannot be read.
+    var unreadableNs: UInt64?
 }
 
 /// Several movers that go on until one looks anew at how many there are to be.

@@ -22,19 +22,21 @@ struct WriteCache {
     }
 
     private struct Piece {
-        var freeBits: [UInt64] = Array(repeating: .max, count: WriteCache.slotsPerPiece / 64)
         var freeCount = WriteCache.slotsPerPiece
         /// Nothing more is written there: it is being emptied.
         var isClosed = false
     }
 
     static let slotsPerPiece = CachePage.slotsPerPage
+    private static let wordsPerPiece = slotsPerPiece / 64
     private static let nobody = UInt64.max
 
     let copies: Int
     /// Pieces that it may have.
     var pieceLimit = 0
     private var pieces: [Piece?] = []
+    /// Of each piece's slots, lowest bit first. Set: free.
+    private var freeBits: [UInt64] = []
     private var bases: [SlabGroups.Base] = []
     private var owners: [UInt64] = []
     private var states: [State] = []
@@ -44,6 +46,8 @@ struct WriteCache {
     /// Grains to be destaged next, the last first.
     private var sweep: [UInt64] = []
     private var allocating = 0
+    /// Where runs are put together; kept, so that nobody allocates them anew.
+    private var runs: [Range<UInt32>] = []
     private(set) var pieceCount = 0
     /// Slots that can be handed out.
     private(set) var freeSlots = 0
@@ -70,6 +74,7 @@ struct WriteCache {
             device: DiskPlaces.nowhere, disk: .hole, offsetBytes: 0)
         while pieces.count <= Int(piece) {
             pieces.append(nil)
+            freeBits.append(contentsOf: repeatElement(.max, count: Self.wordsPerPiece))
             bases.append(contentsOf: repeatElement(nowhere, count: self.copies))
             owners.append(contentsOf: repeatElement(Self.nobody, count: Self.slotsPerPiece))
             states.append(contentsOf: repeatElement([], count: Self.slotsPerPiece))
@@ -145,19 +150,20 @@ struct WriteCache {
     ///   - body: told each run.
     /// - Returns: false: there are not as many in so few runs; none is taken.
     mutating func take(
-        _ count: Int, runs limit: Int, where isUsable: ((ArraySlice<SlabGroups.Base>) -> Bool)? = nil,
+        _ count: Int, runs limit: Int,
+        where isUsable: ((ArraySlice<SlabGroups.Base>) -> Bool)? = nil,
         _ body: (Range<UInt32>) -> Void
     ) -> Bool {
         guard count <= freeSlots else { return false }
-        var runs: [Range<UInt32>] = []
+        runs.removeAll(keepingCapacity: true)
         var left = count
-        let words = pieces.count * Self.slotsPerPiece / 64
-        for step in 0...words where left > 0 {
-            let word = (allocating + step) % words
-            let piece = UInt32(word * 64 / Self.slotsPerPiece)
-            if let isUsable, !isUsable(bases(ofPiece: piece)) { continue }
-            takeRuns(ofWord: word, &left, &runs, limit: limit)
-            if runs.count > limit { break }
+        for step in 0...freeBits.count where left > 0 && runs.count <= limit {
+            let word = (allocating + step) % freeBits.count
+            let piece = word / Self.wordsPerPiece
+            guard pieces[piece]?.isClosed == false,
+                isUsable?(bases(ofPiece: UInt32(piece))) ?? true
+            else { continue }
+            takeRuns(ofWord: word, piece, &left, limit: limit)
             if left == 0 { allocating = word }
         }
         guard left == 0, runs.count <= limit else {
@@ -168,18 +174,15 @@ struct WriteCache {
         return true
     }
 
-    private mutating func takeRuns(
-        ofWord word: Int, _ left: inout Int, _ runs: inout [Range<UInt32>], limit: Int
-    ) {
-        let (piece, within) = word.quotientAndRemainder(dividingBy: Self.slotsPerPiece / 64)
-        guard let state = pieces[piece], !state.isClosed else { return }
-        var bits = state.freeBits[within]
-        while bits != 0, left > 0, runs.count <= limit {
-            let bit = bits.trailingZeroBitCount
+    private mutating func takeRuns(ofWord word: Int, _ piece: Int, _ left: inout Int, limit: Int) {
+        while freeBits[word] != 0, left > 0, runs.count <= limit {
+            let bit = freeBits[word].trailingZeroBitCount
             let slot = UInt32(word * 64 + bit)
-            let length = min(left, (~(bits >> UInt64(bit))).trailingZeroBitCount)
+            let length = min(left, (~(freeBits[word] >> UInt64(bit))).trailingZeroBitCount)
             let taken = (length == 64 ? UInt64.max : 1 << UInt64(length) - 1) << UInt64(bit)
-            bits &= ~taken
+            freeBits[word] &= ~taken
+            pieces[piece]!.freeCount -= length
+            freeSlots -= length
             left -= length
             if let last = runs.last, last.upperBound == slot,
                 Int(slot) % Self.slotsPerPiece != 0
@@ -188,32 +191,29 @@ struct WriteCache {
             } else {
                 runs.append(slot..<slot + UInt32(length))
             }
-            pieces[piece]!.freeBits[within] = bits
-            pieces[piece]!.freeCount -= length
-            freeSlots -= length
         }
     }
 
     /// A slot that nothing names, and nobody reads or writes.
     mutating func setFree(_ slot: UInt32) {
-        let (piece, within) = Int(slot).quotientAndRemainder(dividingBy: Self.slotsPerPiece)
+        let piece = Int(slot) / Self.slotsPerPiece
         (owners[Int(slot)], states[Int(slot)]) = (Self.nobody, [])
-        let bit = UInt64(1) << UInt64(within % 64)
-        precondition(pieces[piece]!.freeBits[within / 64] & bit == 0, "a free slot was freed")
-        pieces[piece]!.freeBits[within / 64] |= bit
+        precondition(!isFree(slot), "a free slot was freed")
+        freeBits[Int(slot) / 64] |= 1 << UInt64(slot % 64)
         pieces[piece]!.freeCount += 1
         if pieces[piece]?.isClosed == false { freeSlots += 1 }
     }
 
+    private func isFree(_ slot: UInt32) -> Bool {
+        freeBits[Int(slot) / 64] >> UInt64(slot % 64) & 1 == 1
+    }
+
     /// A slot that something durable names; recovery says so. False: it is none, or somebody's.
     mutating func recover(_ slot: UInt32, block: UInt64) -> Bool {
-        let (piece, within) = Int(slot).quotientAndRemainder(dividingBy: Self.slotsPerPiece)
-        let bit = UInt64(1) << UInt64(within % 64)
-        guard has(piece: UInt32(piece)), index[block] == nil,
-            pieces[piece]!.freeBits[within / 64] & bit != 0
-        else { return false }
-        pieces[piece]!.freeBits[within / 64] &= ~bit
-        pieces[piece]!.freeCount -= 1
+        let piece = UInt32(Int(slot) / Self.slotsPerPiece)
+        guard has(piece: piece), index[block] == nil, isFree(slot) else { return false }
+        freeBits[Int(slot) / 64] &= ~(1 << UInt64(slot % 64))
+        pieces[Int(piece)]!.freeCount -= 1
         freeSlots -= 1
         _ = put(block, in: slot)
         states[Int(slot)].insert(.durable)
@@ -225,7 +225,6 @@ struct WriteCache {
     var isEmpty: Bool { index.isEmpty }
     /// Blocks that lie here.
     var blockCount: Int { index.count }
-    var slotCount: Int { pieceCount * Self.slotsPerPiece }
 
     @inline(__always)
     func slot(ofBlock block: UInt64) -> UInt32? { index.isEmpty ? nil : index[block] }

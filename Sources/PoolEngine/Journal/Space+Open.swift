@@ -266,6 +266,8 @@ extension Space {
         background { await $0.maintain() }
         background { await $0.compactLoop() }
         if !cache.isEmpty { wantDestage() }
+        // It may have become smaller before it ended.
+        trimCache()
         if isFixed { background { await $0.completeFixed() } }
         if !regions.marked.isEmpty { background { await $0.settleCrashed() } }
         if departed.disks.isEmpty { forgetMissed() }

@@ -72,7 +72,7 @@ struct RequestRecord {
     /// Its blocks go to slots of the write-back cache, or are read there; and it has the slots.
     var isCached = false
     var hasSlots = false
-    /// Which of the two rounds of writes to the cache it belongs to.
+    /// Of a write to the cache, `Space.cacheRound` when it began.
     var cacheRound = 0
     /// A write that has been sent, and whose values are not taken yet.
     var isAtDevices = false

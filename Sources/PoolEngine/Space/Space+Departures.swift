@@ -103,14 +103,13 @@ extension Space {
         let blocksPerGrain = UInt64(Units.blocksPerGrain)
         for keys in [pending.blocks.keys, committing.blocks.keys] {
             for key in keys where key != PendingTable.removed {
-                // A block in the cache is no part of a stripe.
-                if cache.slot(ofBlock: key) != nil { continue }
                 let block = Int(key % blocksPerGrain)
                 missed.insert(
                     grain: key / blocksPerGrain, MissedBlocks.Mask(block..<block + 1))
             }
         }
         table.forEachAtDevices(ofSpace: handle.index) { request in
+            // No part of a stripe: what lies in the cache is not copied, but destaged.
             if table[request].isCached { return }
             missed.insert(
                 grain: table[request].grain, MissedBlocks.Mask(table[request].blocks))

@@ -135,7 +135,8 @@ extension Space {
         return await readStripe(grain, entry, [block], values, at: origin)?.count == 1
     }
 
-    /// Of what lies in the stripe. Without its page in memory a block is like one that has no value: it is not known to be wrong.
+    /// Of what lies in the stripe. Without its page in memory a block is like one that has no value: it
+    /// is not known to be wrong.
     private func valuesOrUnknown(_ grain: UInt64) -> [UInt32] {
         stripeValues(grain)
             ?? Array(repeating: BlockValue.unwritten, count: Units.blocksPerGrain)

@@ -135,8 +135,11 @@ extension Space {
 
     /// What is there of a grain that is held, but for some blocks: from its stripe, and from the cache.
     /// UNWRITTEN blocks become zeros.
+    ///
+    /// - Parameter acceptsLoss: what cannot be had is lost, unless a disk is away.
     func gather(
-        _ grain: UInt64, _ values: [UInt32], except written: Range<Int>, into buffer: Int
+        _ grain: UInt64, _ values: [UInt32], except written: Range<Int>, into buffer: Int,
+        acceptsLoss: Bool = true
     ) async -> Bool {
         let cached = Mutant.isActive(.rewriteIgnoresCache)
             ? [] : cache.slots(ofGrain: grain).filter { !written.contains($0.block) }
@@ -163,7 +166,7 @@ extension Space {
         if lost.isEmpty { return true }
         // What is lost stays so: its value goes with it, which no zeros have. What is only away may
         // come back.
-        guard hasChecksums, departed.isEmpty else { return false }
+        guard acceptsLoss, hasChecksums, departed.isEmpty else { return false }
         for block in lost {
             unsafe arena.bytes(buffer + block * Units.blockBytes, Units.blockBytes)
                 .initializeMemory(as: UInt8.self, repeating: 0)

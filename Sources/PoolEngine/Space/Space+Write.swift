@@ -75,13 +75,15 @@ extension Space {
         table[request].legsOutstanding = sent
     }
 
-    /// A slab that is to replace one of the group's takes every write; its legs are the last.
+    /// Of a request to the cache, those of its slots. A slab that is to replace one of the group's takes
+    /// every write; its legs are the last.
     @inline(__always)
-    private func forEachLeg(
+    func forEachLeg(
         _ request: RequestIndex, _ entry: GrainMap.Entry, _ kind: DeviceOperation.Kind,
         _ copies: ClosedRange<Int>,
         _ body: (SlabGroups.Base, _ position: Int, _ bytes: Int) -> Void
     ) {
+        if table[request].isCached { return forEachSlotLeg(request, copies, body) }
         let offset = Int(table[request].firstBlock) * Units.blockBytes
         let length = Int(table[request].blockCount) * Units.blockBytes
         for copy in copies {
@@ -93,18 +95,21 @@ extension Space {
         }
     }
 
+    private func copyCount(_ request: RequestIndex) -> Int {
+        table[request].isCached ? cache.copies : copies
+    }
+
     /// A leg failed: counts it against its disk.
     func noteFailedLeg(_ request: RequestIndex, leg: Int) {
         let isRead = table[request].kind == .read
         if Mutant.isActive(.ignoreFailedWrite), !isRead { return }
         table[request].deviceFailed = true
         guard table[request].state == .transferring else { return }
-        if table[request].isCached { return noteFailedSlotLeg(request, leg: leg) }
         let copy = Int(table[request].copy)
         var position = 0
         forEachLeg(
             request, map[table[request].grain], isRead ? .read : .write,
-            isRead ? copy...copy : 0...(copies - 1)
+            isRead ? copy...copy : 0...(copyCount(request) - 1)
         ) { base, _, _ in
             if position == leg {
                 isRead

@@ -136,11 +136,12 @@ public final class Space: @unchecked Sendable {
     var isDestaging = false
     /// Grains that are being destaged, and those that could not be, until it is tried again.
     var destaging: Set<UInt64> = []
-    var destageRetriesNs: [UInt64: UInt64] = [:]
+    var destageFailures: [UInt64: DestageFailure] = [:]
     var destageMeter = RateMeter()
     let destageWanted: Signal
-    /// Writes to the cache at the devices, by how many disks had come back when they began.
-    var cachedWritesUnderWay: [Int: Int] = [:]
+    /// Writes to the cache at the devices: those that began since a disk last came back, and the others.
+    var cachedWrites = (begun: 0, before: 0)
+    /// How often one has.
     var cacheRound = 0
     let cachedWritesEnded: Signal
     /// Held by each commit, and by whoever needs the journal to stand still.
@@ -371,9 +372,6 @@ public struct SpaceCounters: Sendable {
     public var commits: UInt64 = 0
     public var checkpointedPages: UInt64 = 0
     public var settledBlocks: UInt64 = 0
-    /// What has gone from the write-back cache to stripes.
-    public var destagedGrains: UInt64 = 0
-    public var destagedBlocks: UInt64 = 0
     public var repairedReads: UInt64 = 0
     /// Reads that were tried on another copy because they took too long.
     public var hedgedReads: UInt64 = 0
