@@ -103,6 +103,7 @@ extension Mutant {
 
         // Stripes.
         case .stripeShared: Killer(.stripesOver, Self.mismatch, Self.stale, Self.zeros)
+        case .parkedStripeShared: Killer(.stripesParked, Self.mismatch, Self.zeros)
         case .rewriteUnflushed: Killer(.stripes, Self.mismatch, Self.garbage)
         case .stripeFreedEarly: Killer(.stripesRetireNarrow, Self.mismatch, "ioError")
         case .solveWithoutReturning: Killer(.stripesTwoDepartures, Self.mismatch)

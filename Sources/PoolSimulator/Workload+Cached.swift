@@ -9,7 +9,7 @@ extension Workload {
             cacheRetire, cacheRotten, cacheAfterKill, cacheReuse, cacheCheckpoint,
         ]
         + [
-            stripes, stripesOver, stripesUnaligned, stripesAfterKill, stripesFull,
+            stripes, stripesOver, stripesUnaligned, stripesAfterKill, stripesFull, stripesParked,
             stripesReturning, stripesReturningBusy, stripesOpenedWithout, stripesRebuild,
             stripesRetire, stripesRottenData, stripesHole, stripesFixed, stripesCompaction,
             stripesCompactionAway, stripesRetireNarrow,

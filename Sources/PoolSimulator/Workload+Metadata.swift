@@ -100,7 +100,7 @@ extension Workload {
             stage.finish()
         }
         stage.flush()
-    }
+    }.with { $0.cutStride = 7 }
 
     /// The first writes of all to a space, and to the grains of its second checksum piece: slab
     /// group, group, map and checksum pieces are granted while requests wait. Of the second space's

@@ -5,10 +5,10 @@ import PoolFormat
 extension Workload {
     static let parity = [
         stripes, stripesOver, stripesUnaligned, stripesPlain, stripesAfterKill, stripesFull,
-        stripesDeparture, stripesTwoDepartures, stripesReturning, stripesReturningBusy,
-        stripesOpenedWithout, stripesRebuild, stripesRetire, stripesRotten, stripesRottenData, stripesRottenTwice,
-        stripesLatent, stripesHole, stripesFixed, stripesCompaction, stripesCompactionAway,
-        stripesRetireNarrow,
+        stripesParked, stripesDeparture, stripesTwoDepartures, stripesReturning,
+        stripesReturningBusy, stripesOpenedWithout, stripesRebuild, stripesRetire, stripesRotten,
+        stripesRottenData, stripesRottenTwice, stripesLatent, stripesHole, stripesFixed,
+        stripesCompaction, stripesCompactionAway, stripesRetireNarrow,
     ]
 
     /// First writes to grains, whole ones and parts, and overwrites of both.
@@ -142,6 +142,31 @@ extension Workload {
         $0.diskCount = 3
         $0.mayRunOutOfRoom = true
         $0.cutStride = 3
+    }
+
+    /// Writes to one grain that has no place wait for the pool's room; once there is some they take
+    /// turns.
+    static let stripesParked = Workload("stripes-parked") { stage in
+        stage.begin(
+            Stage.shape(.parity1), Stage.shape(.parity1), Stage.shape(.parity1, whenFull: .wait))
+        for space in 0..<2 {
+            stage.write(stage.grain(0), space: space)
+            stage.sync(space: space)
+        }
+    } body: { stage in
+        stage.write(0..<16, space: 2)
+        stage.write(64..<80, space: 2, fua: true)
+        stage.zeroes(200..<216, space: 2, noHole: true)
+        stage.steps(12)
+        stage.trim(stage.grain(0), space: 1)
+        stage.finish()
+        stage.read(0..<256, space: 2)
+        stage.write(8..<72, space: 2)
+        stage.sync(space: 2)
+    }.with {
+        $0.diskCount = 3
+        $0.mayRunOutOfRoom = true
+        $0.limits.parkNs = 2_000_000_000
     }
 
     /// A disk vanishes in the middle of writes, and everything goes on without it.

@@ -73,7 +73,11 @@ struct PoolSim: ParsableCommand {
     @Flag(help: "Lose every set of disks that spaces bear, and one more, at every kind of moment.")
     var tolerance = false
 
-    @Flag(help: "Look for every mutant, where and as it is known to be found.")
+    @Flag(
+        help: """
+            Look for every mutant, where and as it is known to be found; those that need a crash in \
+            every workload without one, too.
+            """)
     var mutants = false
 
     @Option(help: "Look for one mutant.")
@@ -116,7 +120,7 @@ struct PoolSim: ParsableCommand {
         if let mutant {
             good = runMutants([mutant])
         } else if mutants {
-            good = runMutants(MutantRun.names)
+            good = runMutants(MutantRun.names, isThorough: true)
         } else if let silentFaults {
             good = runSilentFaults(silentFaults)
         } else if tolerance {
@@ -294,8 +298,9 @@ struct PoolSim: ParsableCommand {
 
     // MARK: - mutants
 
-    private func runMutants(_ names: [String]) -> Bool {
+    private func runMutants(_ names: [String], isThorough: Bool = false) -> Bool {
         var run = MutantRun()
+        run.isThorough = isThorough
         if let workload = workload.flatMap(Workload.named) { run.search = .workload(workload) }
         if let range = seeds.flatMap(Self.range) { run.search = .seeds(range) }
         if verbose {

@@ -140,6 +140,8 @@ public enum Mutant: String, CaseIterable, Sendable {
     case groupLeaks
     /// A write to a parity grain keeps others from its blocks only, not from the grain.
     case stripeShared
+    /// The same of one that waited for the pool's room, once there is some.
+    case parkedStripeShared
     /// The new stripe of a grain is not flushed before the map names it.
     case rewriteUnflushed
     /// The old stripe of a grain is free before the record of the new one is durable.
@@ -205,9 +207,9 @@ public enum Mutant: String, CaseIterable, Sendable {
             .retireForgetsGroup, .forgetHoles, .returnKeepsSlabs, .returningLacksWrites,
             .keepStaleJournal, .forgetPastBudget, .moveIgnoresWrites, .replacingLacksWrites,
             .resyncUnverified, .settleUnread, .shrinkKeepsRecords, .stripeShared,
-            .stripeUnverified, .solveFromReturning, .takeLastStripe, .resyncSkipsParity,
-            .scrubKeepsParity, .rewriteIgnoresCache, .stripeBelievesCached, .trimKeepsCached,
-            .slotUnverified, .resyncSkipsCache:
+            .parkedStripeShared, .stripeUnverified, .solveFromReturning, .takeLastStripe,
+            .resyncSkipsParity, .scrubKeepsParity, .rewriteIgnoresCache, .stripeBelievesCached,
+            .trimKeepsCached, .slotUnverified, .resyncSkipsCache:
             false
         }
     }

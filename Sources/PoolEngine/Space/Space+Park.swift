@@ -134,7 +134,7 @@ extension Space {
             table[index].cookie = write.cookie
             table[index].parent = write.parent
             table[index].parkDeadlineNs = write.deadlineNs
-            setExclusive(index)
+            if !Mutant.isActive(.parkedStripeShared) { setExclusive(index) }
             setRange(index, write.offsetBytes, write.lengthBytes)
             write.kind == .write ? enterWrite(index) : enter(index)
         }
