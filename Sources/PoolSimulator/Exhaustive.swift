@@ -16,6 +16,8 @@ public final class Exhaustive {
         public var schedules = 2
         /// Every so many boundaries are cut; 1 is all of them. nil: as the workload says.
         public var stride: Int?
+        /// Where the workload says fewer, it is this many.
+        public var leastStride = 1
         /// Only this boundary, printing everything that happens after its cut.
         public var onlyBoundary: Int?
         public var verbose = false
@@ -88,7 +90,8 @@ public final class Exhaustive {
     private func isWanted(_ boundary: Int) -> Bool {
         guard workload.bearsCrashes else { return false }
         if let only = options.onlyBoundary { return boundary == only }
-        return boundary % (options.stride ?? workload.cutStride) == 0
+        let stride = options.stride ?? max(workload.cutStride, options.leastStride)
+        return boundary % stride == 0
     }
 
     /// nil: the process alone is killed.

@@ -52,6 +52,12 @@ struct PoolSim: ParsableCommand {
             valueName: "n"))
     var stride: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            "Cut at most every n-th boundary, of workloads that have more of theirs cut.",
+            valueName: "n"))
+    var atMost: Int?
+
     @Option(help: "Of every n-th cut, cut the recovery at each of its boundaries too.")
     var recoveryStride: Int?
 
@@ -97,8 +103,10 @@ struct PoolSim: ParsableCommand {
             let names = Workload.all.map(\.name).joined(separator: ", ")
             throw ValidationError("no workload \"\(workload)\": \(names)")
         }
-        if operations < 1 || fates < 0 || stride ?? 1 < 1 || count == 0 || recoveryStride ?? 1 < 1 {
-            throw ValidationError("--operations, --stride and --count are at least 1")
+        if operations < 1 || fates < 0 || count == 0
+            || [stride, atMost, recoveryStride].contains(where: { $0 ?? 1 < 1 })
+        {
+            throw ValidationError("--operations, --stride, --at-most and --count are at least 1")
         }
         if let shards, !(1...4).contains(shards) {
             throw ValidationError("--shards is 1 to 4")
@@ -211,12 +219,13 @@ struct PoolSim: ParsableCommand {
         var options = Exhaustive.Options()
         options.randomFates = fates
         if fates <= 1 {
-            // The slice for every build: each crash point of one schedule.
+            // The slice for every build: one schedule.
             options.schedules = 1
             options.recoveryStride = 97
         }
         if let recoveryStride { options.recoveryStride = recoveryStride }
         options.stride = stride
+        if let atMost { options.leastStride = atMost }
         options.onlyBoundary = boundary
         options.verbose = verbose
         var states = 0
