@@ -24,6 +24,8 @@ from measuring import (
     storage_daemon_command,
 )
 from parity import parity, print_parity
+from replay import print_replay, replay
+from serving import connect, seconds_to_serve
 
 # What needs no root.
 ALL = ("speed", "allocations", "idle", "map")
@@ -31,31 +33,6 @@ MEASURE_SECONDS = 10
 # Of a rebuild, so that the 99th percentile of its clients stands on enough requests.
 REBUILD_SECONDS = 15
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-def seconds_to_serve(poold, export):
-    """Starts it. Returns the seconds until a client has read a block of `export`."""
-    begun = time.monotonic()
-    poold.launch()
-    while time.monotonic() < begun + 300:
-        if poold.process.poll() is not None:
-            raise BenchError(f"poold ended with status {poold.process.returncode}")
-        try:
-            handle = connect(poold.socket, export)
-            handle.pread(4096, 0)
-            seconds = time.monotonic() - begun
-            handle.shutdown()
-            return seconds
-        except nbd.Error:
-            time.sleep(0.005)
-    raise BenchError("poold did not serve within 300 s")
-
-
-def connect(path, export):
-    handle = nbd.NBD()
-    handle.set_export_name(export)
-    handle.connect_unix(path)
-    return handle
 
 
 # ---------------------------------------------------------------- speed
@@ -401,6 +378,7 @@ def main():
         ("slow", slow, print_slow, MEASURE_SECONDS),
         ("rebuild", rebuild, print_rebuild, REBUILD_SECONDS),
         ("parity", parity, print_parity, MEASURE_SECONDS),
+        ("replay", replay, print_replay, MEASURE_SECONDS),
     )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=(*(name for name, *_ in measurements), "all"))

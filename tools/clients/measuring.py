@@ -266,16 +266,19 @@ def direct_file(node, path):
 # ---------------------------------------------------------------- the client
 
 
-def fio(core, arguments, seconds=None):
-    """Runs one job. Returns fio's report of it."""
+def fio_command(core, arguments, seconds=None):
     # A thread: its job's process would be in a session of its own, and go on when fio is killed.
     command = ["fio", "--name=bench", "--thread", "--output-format=json",
                f"--size={SPAN_BYTES}", *arguments]
-    limit = 3600
     if seconds is not None:
         command += ["--time_based", f"--runtime={seconds}", "--norandommap", "--randrepeat=0"]
-        limit = seconds + 120
-    status, output, errors = run(pinned(core, command), limit)
+    return pinned(core, command)
+
+
+def fio(core, arguments, seconds=None):
+    """Runs one job. Returns fio's report of it."""
+    limit = 3600 if seconds is None else seconds + 120
+    status, output, errors = run(fio_command(core, arguments, seconds), limit)
     if status != 0:
         raise BenchError(f"fio {' '.join(arguments)}: {errors.strip() or output[-500:]}")
     # libnbd may print a line of its own before the report.
